@@ -1,0 +1,1 @@
+"""Fits, freezes, exports and reports; the only place that knows Keras."""

@@ -1,0 +1,80 @@
+"""The article's augmentation, batched and backend-neutral, inside the compiled training step.
+
+Keras' ``ImageDataGenerator(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)`` composes one
+affine transform a picture and resamples once: shear (degrees), then zoom of rows and columns, about
+the picture's centre, bilinear, the nearest edge pixel outside; then a flip for one picture in two.
+Keras' own ``RandomShear`` and ``RandomZoom`` layers are something else: 0.2 means 11.3 degrees
+there, about a corner, with reflection outside and one resampling each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from training.recipes import Augmentation
+
+Tensor = Any
+
+
+def random_parameters(
+    augmentation: Augmentation, count: Tensor, generator: keras.random.SeedGenerator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw the transform of each of ``count`` pictures: shear (degrees), row and column zoom, flip.
+
+    All float32 [count] but ``flip``, which is bool [count].
+    """
+
+    # One draw: a generator that is set from the step must not run into the next step's numbers.
+    shear, row_zoom, column_zoom, flip = ops.unstack(
+        keras.random.uniform((4, count), -1.0, 1.0, seed=generator), axis=0
+    )
+    return (
+        augmentation.shear * shear,
+        1.0 + augmentation.zoom * row_zoom,
+        1.0 + augmentation.zoom * column_zoom,
+        flip < (0.0 if augmentation.flip else -1.0),
+    )
+
+
+def transform(
+    images: Tensor, shear: Tensor, row_zoom: Tensor, column_zoom: Tensor, flip: Tensor
+) -> Tensor:
+    """Apply one affine transform and perhaps a flip to every picture.
+
+    ``images`` is [N, H, W, C] of any dtype; returns float32 of the same shape. The parameters are
+    [N]: degrees, factors (below 1 magnifies), bool. Oracle:
+    ``ImageDataGenerator.apply_transform`` with ``shear``, ``zy``, ``zx`` and ``flip_horizontal``.
+    """
+    _, height, width, channels = images.shape
+    angle = shear[:, None, None] * (math.pi / 180)
+    row_zoom, column_zoom = row_zoom[:, None, None], column_zoom[:, None, None]
+    row = ops.arange(height, dtype="float32")[None, :, None] - (height / 2 - 0.5)
+    column = ops.arange(width, dtype="float32")[None, None, :] - (width / 2 - 0.5)
+    # A flip after the resampling is a resampling from the mirrored column.
+    column = ops.where(flip[:, None, None], -column, column)
+
+    source_column = column_zoom * column - ops.sin(angle) * row_zoom * row + (width / 2 - 0.5)
+    source_row = ops.cos(angle) * row_zoom * row + (height / 2 - 0.5)
+    source_column = ops.clip(source_column, 0.0, width - 1.0)
+    source_row = ops.clip(ops.broadcast_to(source_row, source_column.shape), 0.0, height - 1.0)
+
+    top = ops.minimum(ops.floor(source_row), height - 2.0)
+    left = ops.minimum(ops.floor(source_column), width - 2.0)
+    below, right = (source_row - top)[..., None], (source_column - left)[..., None]
+
+    batch = source_row.shape[0]
+    corner = ops.cast(top * width + left, "int32") + ops.reshape(
+        ops.arange(batch, dtype="int32") * (height * width), (batch, 1, 1)
+    )
+    flat = ops.reshape(images, (-1, channels))
+
+    def pixel(offset: int) -> Tensor:
+        return ops.cast(ops.take(flat, corner + offset, axis=0), "float32")
+
+    upper = pixel(0) * (1 - right) + pixel(1) * right
+    lower = pixel(width) * (1 - right) + pixel(width + 1) * right
+    return upper * (1 - below) + lower * below

@@ -1,0 +1,46 @@
+"""Where and with what something was run, for the records."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+TOOLS = ("keras", "tensorflow", "jax", "numpy", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the tools that are installed."""
+    found = {"python": platform.python_version()}
+    for tool in TOOLS:
+        try:
+            found[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> str:
+    """The accelerator Keras' backend uses or the processor, and how many cores we may use."""
+    if "jax" in sys.modules and os.environ.get("KERAS_BACKEND") == "jax":
+        device = sys.modules["jax"].devices()[0]
+        if device.platform != "cpu":
+            return str(device.device_kind)
+    if "tensorflow" in sys.modules:
+        config = sys.modules["tensorflow"].config
+        for gpu in config.list_physical_devices("GPU"):
+            return str(config.experimental.get_device_details(gpu).get("device_name", gpu.name))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_processor()}, {cores} cores"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,376 @@
+"""Fit one trial: augment on the fly, step, checkpoint, resume, keep the record.
+
+Everything random derives from (seed, step): which pictures a step sees, how they are augmented and
+what dropout drops. So a checkpoint is the variables and the step, and a trial that was killed at
+any moment ends with the weights of one that never was.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from training import augment, nets
+from training.dataset import Dataset, Images, Labels, hold_out
+from training.environment import hardware, versions
+from training.evaluate import predict, score
+from training.recipes import Recipe
+from training.trial import (
+    Trial,
+    TrialError,
+    locked,
+    read_record,
+    recipe_of,
+    write_atomically,
+    write_record,
+)
+
+CHECKPOINT_SECONDS = 60.0
+HISTORY = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "images_per_second")
+HOLD_OUT_SEED = 2018  # one hold-out for every trial, so that selections compare like with like
+
+
+class Fitter(keras.Model):
+    """A net with its augmentation in front, as the compiled step sees it.
+
+    Call it with ``(images, step)``: uint8 [batch, 32, 32, 3] and int [1]; answers logits. In
+    training every random generator is set from ``step`` first, so no generator's state has to
+    survive a kill. In inference the pictures pass as they are.
+    """
+
+    def __init__(self, net: keras.Model, recipe: Recipe, seed: int) -> None:
+        super().__init__(name="fitter")
+        self.net = net
+        self.recipe = recipe
+        self.logits = nets.logits_of(net)
+        self.augmentation_seed = keras.random.SeedGenerator(0)
+        self.generators = [self.augmentation_seed] + [
+            layer.seed_generator for layer in net.layers if isinstance(layer, keras.layers.Dropout)
+        ]
+        streams = np.random.SeedSequence([seed, 1]).generate_state(len(self.generators)) >> 1
+        self.streams = [int(stream) for stream in streams]
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Logits, float32 [batch, 100]."""
+        images, step = inputs
+        if training:
+            for generator, stream in zip(self.generators, self.streams, strict=True):
+                state = ops.stack([ops.full((), stream, dtype=step.dtype), step[0]])
+                generator.state.assign(ops.cast(state, generator.state.dtype))
+            parameters = augment.random_parameters(
+                self.recipe.augmentation, images.shape[0], self.augmentation_seed
+            )
+            images = augment.transform(images, *parameters)
+        return self.logits(ops.cast(images, "float32"), training=training)
+
+
+def compiled(net: keras.Model, recipe: Recipe, seed: int) -> Fitter:
+    """A ``Fitter`` of ``net``, compiled with the recipe's optimizer and loss."""
+    fitter = Fitter(net, recipe, seed)
+    fitter.compile(
+        optimizer=keras.optimizers.RMSprop(
+            recipe.learning_rate, rho=recipe.rho, epsilon=recipe.epsilon
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
+        # XLA halves this step's speed on a CPU under TensorFlow (108 against 212 pictures/s on two
+        # cores of an AMD EPYC 9004); JAX always compiles.
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    return fitter
+
+
+def batch_indices(seed: int, step: int, batch: int, pictures: int) -> NDArray[np.int64]:
+    """Which training pictures step ``step`` (from 0) sees: int [batch].
+
+    The stream of pictures is one random order of the whole set after another, each derived from
+    ``seed`` and the number of the pass.
+    """
+    places = np.arange(step * batch, (step + 1) * batch)
+    chosen = np.empty(batch, dtype=np.int64)
+    for number in np.unique(places // pictures):
+        inside = places // pictures == number
+        order = np.random.default_rng([seed, 2, int(number)]).permutation(pictures)
+        chosen[inside] = order[places[inside] % pictures]
+    return chosen
+
+
+@dataclass
+class Progress:
+    """How far a trial is: what a checkpoint holds besides the variables."""
+
+    step: int = 0
+    seconds: float = 0.0  # spent in steps, validation and checkpoints apart
+    epoch_steps: int = 0  # of the epoch under way, as are the three that follow
+    epoch_seconds: float = 0.0
+    loss_sum: float = 0.0
+    accuracy_sum: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_loss: float = math.inf
+    best_step: int = 0
+
+    def count(self, logs: dict[str, float], seconds: float) -> None:
+        """Add a step, its mean loss and accuracy, and how long it took."""
+        self.step += 1
+        self.epoch_steps += 1
+        self.seconds += seconds
+        self.epoch_seconds += seconds
+        self.loss_sum += float(logs["loss"])
+        self.accuracy_sum += float(logs["accuracy"])
+
+
+def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Fit ``trial`` on ``dataset`` unless it is done, and return its record (``trial.json``).
+
+    A folder that holds the same trial with fewer steps is taken further. Raises ``TrialError``
+    where the folder holds a trial of another configuration, or another process works on it.
+    """
+    with locked(trial.folder):
+        training_mean = dataset.training_mean
+        validation = dataset.test_images, dataset.test_labels
+        configuration = trial.configuration(dataset, training_mean)
+        if trial.hold_out:
+            dataset, images, labels = hold_out(dataset, trial.hold_out, HOLD_OUT_SEED)
+            validation = images, labels
+        record = read_record(trial.folder)
+        if record is not None:
+            _check_same(trial.folder, record["configuration"], configuration)
+            outcome = record.get("outcome")
+            if outcome and (
+                outcome["stopped_early"] or recipe_of(record).steps >= trial.recipe.steps
+            ):
+                say(f"{trial.folder}: done already ({outcome['steps']:,} steps), nothing to fit")
+                return record
+        record = {"schema_version": 1, "status": "fitting", "configuration": configuration}
+        record |= {"versions": versions(), "backend": keras.backend.backend()}
+        net = nets.build(trial.variant, training_mean, trial.seed, trial.recipe.dropout)
+        fitter = compiled(net, trial.recipe, trial.seed)
+        record["hardware"] = hardware()
+        record["parameters"] = {
+            "trainable": _count(net.trainable_variables),
+            "total": _count(net.weights),
+        }
+        write_record(trial.folder, record)
+        run = _Run(trial, fitter, dataset, validation, say)
+        progress = run.to_the_end()
+        return _finish(trial, net, record, progress)
+
+
+class _Run:
+    """The loop over the steps of one trial, and its checkpoints."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        fitter: Fitter,
+        dataset: Dataset,
+        validation: tuple[Images, Labels],
+        say: Callable[[str], None],
+    ) -> None:
+        self.trial, self.fitter, self.say = trial, fitter, say
+        self.images: Images = dataset.train_images
+        self.labels: Labels = dataset.train_labels
+        self.validation = validation
+        self.progress = Progress()
+        # A step of no consequence compiles everything and builds the optimizer; then it is undone.
+        fitter.optimizer.build(fitter.trainable_variables)
+        initial = [np.array(variable) for variable in self.variables]
+        self._step(0)
+        for variable, value in zip(self.variables, initial, strict=True):
+            variable.assign(value)
+        self.restore()
+
+    @property
+    def variables(self) -> list[Any]:
+        return [*self.fitter.net.variables, *self.fitter.optimizer.variables]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.trial.folder / "checkpoint.npz"
+
+    def _step(self, step: int) -> dict[str, float]:
+        chosen = batch_indices(self.trial.seed, step, self.trial.recipe.batch, len(self.images))
+        inputs = (self.images[chosen], np.array([step], dtype=np.int32))
+        logs: dict[str, float] = self.fitter.train_on_batch(
+            inputs, self.labels[chosen], return_dict=True
+        )
+        return logs
+
+    def to_the_end(self) -> Progress:
+        """Run what is left of the trial."""
+        recipe, progress = self.trial.recipe, self.progress
+        label = f"{self.trial.variant.name} seed {self.trial.seed}"
+        if progress.step:
+            self.say(f"{label}: goes on from step {progress.step:,} of {recipe.steps:,}")
+        if progress.history and progress.history[-1]["step"] % recipe.steps_per_epoch:
+            progress.history.pop()  # the last run ended inside this epoch; it is taken to its end
+        saved = time.monotonic()
+        with tqdm(
+            total=recipe.steps * recipe.batch,
+            initial=progress.step * recipe.batch,
+            desc=label,
+            unit="img",
+            unit_scale=True,
+            disable=None,
+        ) as bar:
+            while progress.step < recipe.steps and not self.stopped_early:
+                started = time.perf_counter()
+                logs = self._step(progress.step)
+                elapsed = time.perf_counter() - started
+                progress.count(logs, elapsed)
+                bar.update(recipe.batch)
+                bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+                at_end = progress.step == recipe.steps
+                if at_end or progress.step % recipe.steps_per_epoch == 0:
+                    self.end_epoch()
+                if at_end or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+        self.write_history()
+        return progress
+
+    @property
+    def stopped_early(self) -> bool:
+        since_best = sum(row["step"] > self.progress.best_step for row in self.progress.history)
+        return bool(self.trial.patience) and since_best >= self.trial.patience
+
+    def end_epoch(self) -> None:
+        """Validate, add a row to the history, keep the best, start the next epoch's averages."""
+        recipe, progress = self.trial.recipe, self.progress
+        images, labels = self.validation
+        scores = score(predict(self.fitter.logits, images), labels)
+        row = {
+            "epoch": len(progress.history) + 1,
+            "step": progress.step,
+            "loss": progress.loss_sum / progress.epoch_steps,
+            "accuracy": progress.accuracy_sum / progress.epoch_steps,
+            "val_loss": scores.loss,
+            "val_accuracy": scores.top1,
+            "images_per_second": progress.epoch_steps * recipe.batch / progress.epoch_seconds,
+        }
+        progress.history.append(row)
+        self.say(
+            f"{self.trial.variant.name} seed {self.trial.seed}: step {progress.step:,}, "
+            f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "
+            f"validation {scores.loss:.3f} {scores.top1:.3f}, "
+            f"{row['images_per_second']:.0f} img/s"
+        )
+        if scores.loss < progress.best_loss:
+            progress.best_loss, progress.best_step = scores.loss, progress.step
+            if self.trial.keep_best:
+                self.write_variables(self.trial.folder / "best.npz", self.fitter.net.variables)
+        self.write_history()
+        if progress.step % recipe.steps_per_epoch == 0:
+            progress.epoch_steps = 0
+            progress.epoch_seconds = progress.loss_sum = progress.accuracy_sum = 0.0
+
+    def write_history(self) -> None:
+        """``history.csv`` from the rows: a checkpoint and its history never disagree for long."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.progress.history)
+        path = self.trial.folder / "history.csv"
+        write_atomically(path, lambda passing: passing.write_text(text.getvalue()))
+
+    def write_variables(self, path: Path, variables: list[Any]) -> None:
+        """The variables' values and the progress, as one file."""
+        arrays = {f"{index:04d}": np.array(value) for index, value in enumerate(variables)}
+        progress = np.array(json.dumps(asdict(self.progress)))
+
+        def write(passing: Path) -> None:
+            with passing.open("wb") as file:
+                np.savez(file, allow_pickle=False, progress=progress, **arrays)
+
+        write_atomically(path, write)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self.write_variables(self.checkpoint, self.variables)
+
+    def restore(self) -> None:
+        """Go back to the checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        try:
+            self.progress = read_variables(self.checkpoint, self.variables)
+        except (OSError, ValueError, KeyError) as error:
+            raise TrialError(
+                f"{self.checkpoint}: does not fit this trial ({error}); remove the folder "
+                "to start over"
+            ) from error
+
+
+def read_variables(path: Path, variables: list[Any]) -> Progress:
+    """Assign what ``path`` holds to ``variables`` and return the progress written with it."""
+    with np.load(path, allow_pickle=False) as stored:
+        if len(stored.files) != len(variables) + 1:
+            raise ValueError(f"{len(stored.files) - 1} variables, not {len(variables)}")
+        for index, variable in enumerate(variables):
+            variable.assign(stored[f"{index:04d}"])
+        return Progress(**json.loads(str(stored["progress"])))
+
+
+def _finish(
+    trial: Trial, net: keras.Model, record: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    if trial.keep_best:
+        read_variables(trial.folder / "best.npz", net.variables)
+    write_atomically(trial.folder / "model.keras", net.save)
+    kept = progress.best_step if trial.keep_best else progress.step
+    row = next(row for row in progress.history if row["step"] == kept)
+    record["status"] = "fitted"
+    record["outcome"] = {
+        "steps": progress.step,
+        "epochs": len(progress.history),
+        "images": progress.step * trial.recipe.batch,
+        "seconds": progress.seconds,
+        "images_per_second": progress.step * trial.recipe.batch / progress.seconds,
+        "stopped_early": progress.step < trial.recipe.steps,
+        "kept_step": kept,
+        "validation_set": "hold-out" if trial.hold_out else "test",
+        "validation_loss": row["val_loss"],
+        "validation_accuracy": row["val_accuracy"],
+    }
+    write_record(trial.folder, record)
+    return record
+
+
+def _check_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raise unless both configurations make the same weights, up to the number of steps."""
+
+    def flat(configuration: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        pairs: dict[str, Any] = {}
+        for key, value in configuration.items():
+            name = f"{prefix}{key}"
+            pairs |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        return pairs
+
+    old, new = flat(stored), flat(asked)
+    differing = [
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name != "recipe.steps"
+    ]
+    if differing:
+        raise TrialError(
+            f"{folder}: holds another trial ({'; '.join(differing)}); "
+            "give another --runs folder, or remove this one to start over"
+        )
+
+
+def _count(variables: list[Any]) -> int:
+    return sum(int(np.prod(variable.shape)) for variable in variables)

@@ -1,0 +1,150 @@
+"""One trial = (recipe, variant, seed) = one folder, and the record it keeps of itself.
+
+    runs/<recipe>/<variant>/seed-<n>/
+        trial.json       what was asked for, on which data, with which tools, and what came of it
+        history.csv      a row an epoch
+        checkpoint.npz   every variable at the last checkpoint; a killed trial goes on from here
+        model.keras      the net as fitted: moving averages in its normalization layers
+        frozen.keras     the net as frozen: population statistics (see ``training.freeze``)
+
+Every file is written beside its place and then renamed over it, so none is ever half there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from training.dataset import Dataset
+from training.recipes import RECIPES, Augmentation, Recipe
+from training.variants import VARIANTS, Variant
+
+
+class TrialError(Exception):
+    """A trial cannot be run or read as asked; the message names the folder and the way out."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to fit, and where. ``hold_out`` pictures leave the training set and serve selection."""
+
+    recipe: Recipe
+    variant: Variant
+    seed: int
+    runs: Path = Path("runs")
+    hold_out: int = 0  # pictures; 0: none, and validation shows the test set, as the article did
+    keep_best: bool = False  # keep the weights of the epoch that is best on the hold-out
+    patience: int = 0  # epochs without a new best before stopping; 0: never stop early
+
+    def __post_init__(self) -> None:
+        if (self.keep_best or self.patience) and not self.hold_out:
+            raise TrialError(
+                "keeping the best epoch and stopping early are selections, and nothing is selected "
+                "on the test set: give --hold-out N as well (5000, say)"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """Where the trial lives."""
+        return self.runs / self.recipe.name / self.variant.name / f"seed-{self.seed}"
+
+    def configuration(self, dataset: Dataset, training_mean: float) -> dict[str, Any]:
+        """What decides the weights: two records that differ here are two different trials."""
+        return {
+            "recipe": asdict(self.recipe),
+            "variant": asdict(self.variant),
+            "seed": self.seed,
+            "hold_out": self.hold_out,
+            "keep_best": self.keep_best,
+            "patience": self.patience,
+            "dataset": {
+                "name": dataset.name,
+                "checksum": dataset.checksum,
+                "train_images": len(dataset.train_images),
+                "test_images": len(dataset.test_images),
+            },
+            "training_mean": training_mean,
+        }
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The folder's ``trial.json``, or None where there is none."""
+    path = folder / "trial.json"
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise TrialError(f"{path}: not JSON ({error}); remove the folder to start over") from error
+    if not isinstance(record, dict) or "configuration" not in record:
+        raise TrialError(f"{path}: not a trial's record; remove the folder to start over")
+    return record
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Replace ``trial.json`` in one step."""
+    text = json.dumps(record, indent=2) + "\n"
+    write_atomically(folder / "trial.json", lambda path: path.write_text(text))
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` make the file under a passing name, then put it in its place in one step."""
+    passing = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        write(passing)
+        with passing.open("rb") as file:
+            os.fsync(file.fileno())
+        passing.replace(path)
+    finally:
+        passing.unlink(missing_ok=True)
+
+
+def find_trials(runs: Path, recipe: str | None = None) -> list[Path]:
+    """Folders under ``runs`` that hold a trial's record, in the variants' order, then by seed."""
+    order = list(VARIANTS)
+    found = [path.parent for path in runs.glob(f"{recipe or '*'}/*/seed-*/trial.json")]
+    return sorted(
+        (folder for folder in found if folder.parent.name in VARIANTS),
+        key=lambda folder: (
+            folder.parent.parent.name,
+            order.index(folder.parent.name),
+            int(folder.name.removeprefix("seed-")),
+        ),
+    )
+
+
+def recipe_of(record: dict[str, Any]) -> Recipe:
+    """The recipe as it was run, overrides included."""
+    fields = dict(record["configuration"]["recipe"])
+    return Recipe(**{**fields, "augmentation": Augmentation(**fields["augmentation"])})
+
+
+def override(name: str, **changes: Any) -> Recipe:
+    """The named recipe with every change that is not None. ``steps`` and ``epochs`` exclude one
+    another; an epoch is the recipe's ``steps_per_epoch`` steps.
+    """
+    recipe = RECIPES[name]
+    epochs = changes.pop("epochs", None)
+    if epochs is not None:
+        if changes.get("steps") is not None:
+            raise TrialError("give --steps or --epochs, not both")
+        changes["steps"] = epochs * recipe.steps_per_epoch
+    return replace(recipe, **{key: value for key, value in changes.items() if value is not None})
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TrialError(f"{folder}: another process is working on this trial") from error
+        yield
