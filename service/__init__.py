@@ -1,0 +1,1 @@
+"""The service: loads exported models, checks them, and answers pictures over HTTP."""

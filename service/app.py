@@ -1,0 +1,54 @@
+"""The Flask application: settings in, a WSGI application out, its models loaded and warmed up."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+
+from service import api, health, logs, problems, state
+from service.repository import ModelError, Repository, open_repository
+from service.settings import Settings
+from service.state import State
+from service.uploads import Request
+
+log = logging.getLogger(__name__)
+
+
+class _Json(DefaultJSONProvider):
+    """Fields in the order in which the documentation names them."""
+
+    sort_keys = False
+
+
+class _Flask(Flask):
+    request_class = Request
+    json_provider_class = _Json
+
+
+def create_app(settings: Settings, repository: Repository | None = None) -> Flask:
+    """The service, with the models of ``settings.models_dir`` or those given.
+
+    Models that cannot be served are logged and leave the application alive but not ready, so that
+    whoever runs it can ask it why. Raises ``GpuError`` where a GPU is required and none works.
+    Call it after the process has forked.
+    """
+    fault = None
+    if repository is None:
+        try:
+            repository = open_repository(settings)
+        except ModelError as error:
+            fault = str(error)
+            log.error("no model can be served: %s", fault)
+    app = _Flask(__name__, static_folder=None)
+    # One byte more than is allowed: a chunked body is cut at this length without a word, so that
+    # the extra byte is what tells a body that is too large from one that just fits.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
+    app.config["MAX_FORM_PARTS"] = settings.max_images
+    state.init_app(app, State(settings, repository, fault))
+    logs.init_app(app)
+    problems.init_app(app)
+    app.register_blueprint(api.blueprint)
+    app.register_blueprint(health.blueprint)
+    return app

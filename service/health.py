@@ -1,0 +1,26 @@
+"""Liveness and readiness, for orchestrators and load balancers.
+
+GET /health/live answers 200 while the process answers at all. GET /health/ready answers 200 once
+every model is loaded, checked and warmed up, and 503 with the reason where one could not be.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint
+
+from service.state import repository
+
+blueprint = Blueprint("health", __name__, url_prefix="/health")
+
+
+@blueprint.get("/live")
+def live() -> dict[str, str]:
+    """The process is alive."""
+    return {"status": "live"}
+
+
+@blueprint.get("/ready")
+def ready() -> dict[str, str]:
+    """Every model answers."""
+    repository()
+    return {"status": "ready"}

@@ -1,0 +1,48 @@
+"""Every error as RFC 9457 ``application/problem+json``: the service's, Flask's and the unexpected.
+
+A view raises ``Problem(status, detail)``. The body is {"type", "title", "status", "detail"};
+"type" is "about:blank", so "title" is the status code's own phrase (RFC 9457, section 4.2.1).
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from flask import Flask, Response, json
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+
+class Problem(Exception):  # noqa: N818 - the RFC's word
+    """An answer that is an error: its status code, and what the caller can do about it."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+def init_app(app: Flask) -> None:
+    """Answer every error of ``app`` as problem+json."""
+    app.register_error_handler(Problem, _from_problem)
+    app.register_error_handler(HTTPException, _from_http_exception)
+
+
+def _from_problem(problem: Problem) -> Response:
+    return _response(problem.status, problem.detail)
+
+
+def _from_http_exception(error: HTTPException) -> Response:
+    """Flask's own errors, with headers such as ``Allow``; an unexpected one is logged by Flask."""
+    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+    if isinstance(error, InternalServerError):
+        return _response(status, "the service failed; its log says why")
+    answer = _response(status, error.description or status.phrase)
+    for name, value in error.get_headers():
+        if name.lower() not in ("content-type", "content-length"):
+            answer.headers[name] = value
+    return answer
+
+
+def _response(status: HTTPStatus, detail: str) -> Response:
+    body = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
+    return Response(json.dumps(body), status, content_type="application/problem+json")

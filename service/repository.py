@@ -1,0 +1,260 @@
+"""The model repository: ``exported_models/`` loaded, checked and warmed up, ready to answer.
+
+    model = load_model(Path("exported_models/relu_with_bn/1/model.onnx"), sha256=None)
+    model.run(images)                    # uint8 [N, 32, 32, 3] RGB -> float32 [N, classes]
+    model.variant, .version, .file, .card, .sha256, .bytes, .provider
+
+    repository = load_repository(Path("exported_models"), RuntimeOptions(threads=2))
+    repository.default                   # the default variant's name
+    repository.get(None, None)           # -> Model: default variant, newest version
+    repository.get("relu_with_bn", 1)    # -> Model; UnknownModelError lists what there is
+    repository.models                    # {variant: {version: Model}}, in the manifest's order
+
+What is checked, on the very bytes that ONNX Runtime gets: their SHA-256 (``None`` skips it, for
+the exporter, which has just written them), the model card, the interface (one input ``images``,
+uint8 [batch, 32, 32, 3]; one output ``probabilities``, float32 [batch, classes]), and, by running
+it, that rows are probabilities and that a picture answers the same alone and in a batch.
+
+Everything that is wrong with a file is a ``ModelError``, which names the file, what is wrong and
+the way out. ``service.runtime.GpuError`` is raised where a GPU is required and none works. Load
+after the process has forked. Nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.card import CARD_KEY, CardError, ModelCard
+from service.cpus import usable_cpus
+from service.manifest import MANIFEST, Entry, Manifest
+from service.records import RecordError
+from service.runtime import DEFAULT_OPTIONS, GpuError, RuntimeOptions, create_session
+from service.settings import Settings
+
+IMAGE_SHAPE = (32, 32, 3)
+WAY_OUT = 'run "make export" again'
+BATCH_TOLERANCE = 1e-4
+"""A graph in training mode moves by tenths; float32 in another order of summing, by 1e-6."""
+
+
+class ModelError(Exception):
+    """A model file, or the manifest that lists it, cannot be served."""
+
+
+class UnknownModelError(LookupError):
+    """No such variant or version; the message lists those that exist."""
+
+
+class Model:
+    """One model in memory and the ONNX Runtime session that runs it; safe to share by threads."""
+
+    def __init__(
+        self, session: Any, *, card: ModelCard, file: str, version: int, sha256: str, size: int
+    ) -> None:
+        self._session = session
+        self.card = card
+        self.variant = card.variant
+        self.file = file
+        self.version = version
+        self.sha256 = sha256
+        self.bytes = size
+        self.provider: str = session.get_providers()[0]
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities of every class: uint8 [N, 32, 32, 3] RGB 0..255 -> float32 [N, classes].
+
+        Raises ``ValueError`` for another shape or dtype.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != IMAGE_SHAPE:
+            raise ValueError(
+                f"images are {images.dtype} {list(images.shape)}, not uint8 [N, 32, 32, 3]"
+            )
+        probabilities: NDArray[np.float32] = self._session.run(
+            ["probabilities"], {"images": images}
+        )[0]
+        return probabilities
+
+
+class Repository:
+    """The models on offer, by variant and version."""
+
+    def __init__(self, models: list[Model], default: str) -> None:
+        self.default = default
+        self.models: dict[str, dict[int, Model]] = {}
+        for model in models:
+            self.models.setdefault(model.variant, {})[model.version] = model
+
+    def get(self, variant: str | None = None, version: int | None = None) -> Model:
+        """The model asked for: None is the default variant, or its newest version.
+
+        Raises ``UnknownModelError``, which lists what there is.
+        """
+        variant = self.default if variant is None else variant
+        versions = self.models.get(variant)
+        if versions is None:
+            raise UnknownModelError(
+                f"no variant {variant[:80]!r}: there are {', '.join(self.models)}"
+            )
+        version = max(versions) if version is None else version
+        if version not in versions:
+            known = ", ".join(str(each) for each in sorted(versions))
+            raise UnknownModelError(f"no version {version} of {variant}: there are {known}")
+        return versions[version]
+
+
+def open_repository(settings: Settings) -> Repository:
+    """Load the repository that the settings name, for one worker of as many as they say.
+
+    Raises as ``load_repository`` does.
+    """
+    options = RuntimeOptions(
+        threads=settings.ort_threads or max(1, usable_cpus() // settings.web_concurrency),
+        require_gpu=settings.require_gpu,
+        gpu_memory_limit=settings.gpu_memory_limit,
+    )
+    return load_repository(settings.models_dir, options)
+
+
+def load_repository(folder: Path, options: RuntimeOptions = DEFAULT_OPTIONS) -> Repository:
+    """Load and check every model that ``folder``'s manifest lists.
+
+    Raises ``ModelError`` for the first that cannot be served, ``GpuError`` where a GPU is
+    required and none works.
+    """
+    name = folder.resolve().name
+    try:
+        manifest = Manifest.from_json(_read(folder / MANIFEST, f"{name}/{MANIFEST}").decode())
+    except (RecordError, UnicodeDecodeError) as error:
+        raise ModelError(f"{name}/{MANIFEST}: {error}; {WAY_OUT}") from None
+    return Repository(
+        [_load_entry(folder, entry, options) for entry in manifest.models], manifest.default
+    )
+
+
+def load_model(
+    path: Path,
+    *,
+    sha256: str | None,
+    version: int = 1,
+    options: RuntimeOptions = DEFAULT_OPTIONS,
+    name: str | None = None,
+) -> Model:
+    """Load, check and warm up one model file; errors call it ``name``, or else ``path``.
+
+    Raises ``ModelError`` and ``GpuError``.
+    """
+    name = name or str(path)
+    data = _read(path, name)
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and digest != sha256:
+        raise ModelError(f"{name}: sha256 is {digest}, {MANIFEST} says {sha256}; {WAY_OUT}")
+    if not data:
+        raise ModelError(f"{name}: the file is empty; {WAY_OUT}")
+    try:
+        session = create_session(data, options)
+    except GpuError:
+        raise
+    except Exception as error:  # its bindings raise a dozen unrelated types
+        raise ModelError(
+            f"{name}: ONNX Runtime cannot load it ({_first_line(error)}); {WAY_OUT}"
+        ) from None
+    model = Model(
+        session,
+        card=_card(session, name),
+        file=name,
+        version=version,
+        sha256=digest,
+        size=len(data),
+    )
+    _check_interface(session, model.card, name)
+    _warm_up(model, name)
+    return model
+
+
+def _load_entry(folder: Path, entry: Entry, options: RuntimeOptions) -> Model:
+    name = f"{folder.resolve().name}/{entry.file}"
+    path = folder / entry.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"{name}: is a link that leaves the folder; copy the model into it")
+    model = load_model(path, sha256=entry.sha256, version=entry.version, options=options, name=name)
+    for field, says, holds in (
+        ("variant", entry.variant, model.variant),
+        ("recipe", entry.recipe, model.card.recipe),
+        ("dataset", entry.dataset, model.card.dataset.name),
+        ("bytes", entry.bytes, model.bytes),
+    ):
+        if says != holds:
+            raise ModelError(f"{name}: {field} is {holds}, {MANIFEST} says {says}; {WAY_OUT}")
+    return model
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(
+            f'{name}: there is no such file; run "make export", or set MODELS_DIR'
+        ) from None
+    except OSError as error:
+        raise ModelError(f"{name}: cannot be read: {error.strerror}") from None
+
+
+def _card(session: Any, name: str) -> ModelCard:
+    text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+    if text is None:
+        raise ModelError(f"{name}: has no model card ({CARD_KEY} in its metadata); {WAY_OUT}")
+    try:
+        return ModelCard.from_json(text)
+    except CardError as error:
+        raise ModelError(f"{name}: model card: {error}; {WAY_OUT}") from None
+
+
+def _check_interface(session: Any, card: ModelCard, name: str) -> None:
+    wanted = {
+        "input": ("images", "tensor(uint8)", list(IMAGE_SHAPE)),
+        "output": ("probabilities", "tensor(float)", [len(card.classes)]),
+    }
+    for role, nodes in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        node_name, kind, shape = wanted[role]
+        found = [f"{node.name} {node.type} {node.shape}" for node in nodes]
+        if len(nodes) != 1 or not (
+            (nodes[0].name, nodes[0].type, nodes[0].shape[1:]) == (node_name, kind, shape)
+            and not isinstance(nodes[0].shape[0], int)
+        ):
+            raise ModelError(
+                f"{name}: its {role} is {' and '.join(found) or 'missing'}, "
+                f"not {node_name} {kind} {['batch', *shape]}; {WAY_OUT}"
+            )
+
+
+def _warm_up(model: Model, name: str) -> None:
+    """Run the model on noise, so that the first caller does not pay for it, and judge the answer.
+
+    Raises ``ModelError`` for rows that are no probabilities, and for a graph that still
+    normalizes by its batch: the fault this project is about.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (8, *IMAGE_SHAPE), dtype=np.uint8)
+    try:
+        together = model.run(noise)
+        alone = np.concatenate([model.run(noise[i : i + 1]) for i in range(len(noise))])
+    except Exception as error:  # its bindings raise a dozen unrelated types
+        raise ModelError(f"{name}: does not run ({_first_line(error)}); {WAY_OUT}") from None
+    classes = len(model.card.classes)
+    sums = together.sum(axis=1) if together.shape == (len(noise), classes) else None
+    if sums is None or not np.allclose(sums, 1, atol=1e-3) or together.min() < 0:
+        raise ModelError(f"{name}: its output is not {classes} probabilities; {WAY_OUT}")
+    moved = float(np.abs(together - alone).max())
+    if moved > BATCH_TOLERANCE:
+        raise ModelError(
+            f"{name}: a picture's answer changes by {moved:.2g} with the others in its batch, "
+            f"as in a graph exported in training mode; {WAY_OUT}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,117 @@
+"""ONNX Runtime sessions: on the GPU where one works, else on the CPUs the process may use.
+
+In: a model's bytes and ``RuntimeOptions``. Out: an ``InferenceSession``. The only module that
+imports ONNX Runtime, because that must happen with its telemetry switched off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import logging
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+# Since 1.29 ONNX Runtime reports to its maker from Linux too, keeps an identifier on disk, and
+# looks at this variable only when it is imported (microsoft/onnxruntime pull request 27379).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
+
+from service.cpus import usable_cpus
+
+onnxruntime.disable_telemetry_events()
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+log = logging.getLogger(__name__)
+
+
+class GpuError(Exception):
+    """A GPU is required and none works; the message names the cause."""
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """``threads`` 0 means as many as there are usable CPUs; the memory limit is in bytes."""
+
+    threads: int = 0
+    require_gpu: bool = False
+    gpu_memory_limit: int = 1 << 30
+
+
+DEFAULT_OPTIONS = RuntimeOptions()
+
+
+def create_session(model: bytes, options: RuntimeOptions = DEFAULT_OPTIONS) -> Any:
+    """An ``InferenceSession`` on CUDA, or on the CPU if CUDA does not work here.
+
+    Raises ``GpuError`` if a GPU is required, and ONNX Runtime's own errors for a model that it
+    cannot load. Must be called after the process has forked: neither threads nor CUDA survive it.
+    """
+    cause = why_no_gpu()
+    if cause is None:
+        try:
+            session = _session(model, options, [(CUDA, _cuda_options(options)), CPU])
+            if session.get_providers()[0] == CUDA:
+                return session
+            cause = "ONNX Runtime could not start CUDA; its own message is above"
+        except Exception as error:  # its bindings raise a dozen unrelated types
+            cause = f"ONNX Runtime could not start CUDA: {error}"
+        log.warning("no GPU: %s", cause)
+    if options.require_gpu:
+        raise GpuError(f"REQUIRE_GPU=1, but no GPU works: {cause}")
+    return _session(model, options, [CPU])
+
+
+@cache
+def why_no_gpu() -> str | None:
+    """What stands in the way of CUDA on this machine, or None if nothing is known to.
+
+    Asked before CUDA is, because ONNX Runtime writes warnings to stderr when it fails to start.
+    """
+    if CUDA not in onnxruntime.get_available_providers():
+        return "this build of ONNX Runtime has no CUDA provider; install onnxruntime-gpu"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1 is not there); in a container, pass the GPU to it"
+    status = driver.cuInit(0)
+    if status:
+        return f"the NVIDIA driver does not start (cuInit returns {status})"
+    count = ctypes.c_int(0)
+    if driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
+        return "the NVIDIA driver shows no device; see CUDA_VISIBLE_DEVICES"
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        onnxruntime.preload_dlls()
+    failures = [line for line in said.getvalue().splitlines() if line.startswith("Failed")]
+    return f"CUDA's libraries are incomplete: {failures[0]}" if failures else None
+
+
+def _session(model: bytes, options: RuntimeOptions, providers: list[Any]) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads or usable_cpus()
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    # A model is one file: weights that it keeps in another were never hashed, and are not found.
+    settings.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
+    return onnxruntime.InferenceSession(model, settings, providers=providers, enable_fallback=0)
+
+
+def _cuda_options(options: RuntimeOptions) -> dict[str, str]:
+    return {
+        # EXHAUSTIVE, the default, times every algorithm again for every batch size.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "gpu_mem_limit": str(options.gpu_memory_limit),
+        "arena_extend_strategy": "kSameAsRequested",
+        # TF32 rounds inputs to 10 bits: the answers would no longer be those whose parity the
+        # model card records.
+        "use_tf32": "0",
+    }

@@ -1,0 +1,47 @@
+"""What one worker holds between requests: its models, or the reason why it has none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from flask import Flask, current_app
+
+from service.problems import Problem
+from service.repository import Repository
+from service.settings import Settings
+
+_KEY = "batchnorm-service"
+
+
+@dataclass(frozen=True)
+class State:
+    """``repository`` is None where it could not be loaded; ``fault`` then says why."""
+
+    settings: Settings
+    repository: Repository | None
+    fault: str | None
+
+
+def init_app(app: Flask, state: State) -> None:
+    """Give ``app`` its state."""
+    app.extensions[_KEY] = state
+
+
+def state_of(app: Flask) -> State:
+    """The state that ``init_app`` gave."""
+    state: State = app.extensions[_KEY]
+    return state
+
+
+def settings() -> Settings:
+    """The current application's settings."""
+    return state_of(current_app).settings
+
+
+def repository() -> Repository:
+    """The current application's models. Raises ``Problem`` 503 where they could not be loaded."""
+    state = state_of(current_app)
+    if state.repository is None:
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"no model can be served: {state.fault}")
+    return state.repository

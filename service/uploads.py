@@ -1,0 +1,142 @@
+"""The pictures of one request, as the nets take them.
+
+A request brings either a multipart form whose field ``image`` holds one file or more, or one
+picture as its raw body, whatever its Content-Type says. Everything stays in memory, and within
+the limits of the settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from io import BytesIO
+from typing import IO
+
+import flask
+import numpy as np
+from flask import request
+from numpy.typing import NDArray
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from service.pictures import (
+    PictureError,
+    PictureTooLargeError,
+    UndecodablePictureError,
+    UnsupportedPictureError,
+    decode,
+)
+from service.problems import Problem
+from service.state import settings
+
+FIELD = "image"
+
+_STATUS = {
+    UnsupportedPictureError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    UndecodablePictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    PictureTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+}
+
+
+class Request(flask.Request):
+    """A request that keeps uploads in memory; the body's ceiling bounds it. Nothing hits a disk."""
+
+    def _get_file_stream(
+        self,
+        total_content_length: int | None,
+        content_type: str | None,
+        filename: str | None = None,
+        content_length: int | None = None,
+    ) -> IO[bytes]:
+        return BytesIO()
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The pictures of one request: ``images`` is uint8 [N, 32, 32, 3], ``names`` has N entries.
+
+    A name is the upload's own file name, or None.
+    """
+
+    names: tuple[str | None, ...]
+    images: NDArray[np.uint8]
+
+
+def read_upload() -> Upload:
+    """Read and decode the current request's pictures.
+
+    Raises ``Problem`` 400 (no picture), 413 (too large, too many), 415 (not a supported picture)
+    and 422 (cannot be decoded).
+    """
+    body = _body(settings().max_body_bytes)
+    if request.mimetype == "multipart/form-data":
+        parts = _multipart()
+    elif body:
+        parts = [(None, body)]
+    else:
+        raise Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
+    images = [_decode(name, data) for name, data in parts]
+    return Upload(tuple(name for name, _ in parts), np.stack(images))
+
+
+def _body(limit: int) -> bytes:
+    """The whole body, which is then parsed from memory. Raises ``Problem`` 400 and 413."""
+    body = b""
+    try:
+        body = request.get_data()
+        too_large = len(body) > limit
+    except RequestEntityTooLarge:
+        too_large = True
+    except Exception as error:  # each WSGI server has its own types for broken chunks
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body cannot be read to its end") from error
+    if too_large:
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the body is larger than the {limit} bytes allowed",
+        )
+    if len(body) < (request.content_length or 0):
+        raise Problem(
+            HTTPStatus.BAD_REQUEST,
+            f"the body ends after {len(body)} of {request.content_length} bytes",
+        )
+    return body
+
+
+def _multipart() -> list[tuple[str | None, bytes]]:
+    """The files of field ``image``, in their order."""
+    try:
+        form, uploads = request.form, request.files
+    except RequestEntityTooLarge:
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the form has more parts than the {settings().max_images} pictures that one request "
+            "may hold, or a text field that is too long",
+        ) from None
+    strangers = sorted({*form, *uploads} - {FIELD})
+    if strangers:
+        named = ", ".join(_shown(name) for name in strangers[:5])
+        raise Problem(HTTPStatus.BAD_REQUEST, f"unknown form field {named}; {_how()}")
+    if FIELD in form:
+        raise Problem(HTTPStatus.BAD_REQUEST, f"field {FIELD} is text, not a file; {_how()}")
+    files = uploads.getlist(FIELD)
+    if not files:
+        raise Problem(HTTPStatus.BAD_REQUEST, f"the form has no field {FIELD}; {_how()}")
+    return [(file.filename or None, file.read()) for file in files]
+
+
+def _decode(name: str | None, data: bytes) -> NDArray[np.uint8]:
+    label = _shown(name) if name else "the picture"
+    if not data:
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{label}: the file is empty")
+    try:
+        return decode(data, max_pixels=settings().max_pixels)
+    except PictureError as error:
+        raise Problem(_STATUS[type(error)], f"{label}: {error}") from error
+
+
+def _shown(name: str) -> str:
+    """A stranger's name, fit for a message: printable, and no longer than 80 characters."""
+    return repr(name if len(name) <= 80 else f"{name[:80]}…")
+
+
+def _how() -> str:
+    return f"send the picture as the body, or as files of the multipart field {FIELD!r}"

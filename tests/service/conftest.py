@@ -1,0 +1,52 @@
+"""The application with two tiny variants, one of them in two versions, and its clients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from flask import Flask
+from flask.testing import FlaskClient
+
+from service.app import create_app
+from service.settings import Settings
+from tests.service.tiny import VARIANTS, make_card, make_model, write_repository
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    files = {(v, 1): make_model(v, make_card(v).to_json()) for v in VARIANTS}
+    files["relu_with_bn", 2] = make_model("newer", make_card("relu_with_bn").to_json())
+    folder = tmp_path_factory.mktemp("models") / "exported_models"
+    return write_repository(folder, files, default="sigmoid_without_bn")
+
+
+@pytest.fixture(scope="session")
+def settings(models_dir: Path) -> Settings:
+    environment = {"MODELS_DIR": str(models_dir), "ORT_THREADS": "1"}
+    return Settings.from_environment(environment)
+
+
+@pytest.fixture(scope="session")
+def app(settings: Settings) -> Flask:
+    limits = replace(settings, max_body_bytes=1 << 20, max_pixels=1_000_000, max_images=4)
+    return create_app(limits)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner()
+
+
+@pytest.fixture(scope="session")
+def pixels() -> np.ndarray:
+    """Eight pictures, uint8 [8, 32, 32, 3]."""
+    return np.random.default_rng(7).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)

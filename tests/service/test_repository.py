@@ -1,0 +1,222 @@
+"""A model is served only if it is the file that was exported, and does what its card says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from service.repository import ModelError, UnknownModelError, load_model, load_repository
+from service.runtime import GpuError, RuntimeOptions, why_no_gpu
+from tests.service.tiny import VARIANTS, make_card, make_model, oracle, write_repository
+
+CARD = make_card("relu_with_bn").to_json()
+ONE_THREAD = RuntimeOptions(threads=1)
+
+
+@pytest.fixture
+def copy(models_dir: Path, tmp_path: Path) -> Path:
+    """A repository to break."""
+    return shutil.copytree(models_dir, tmp_path / "exported_models")
+
+
+def edit_manifest(folder: Path, change: Callable[[Any], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_every_model_computes_its_own_formula(models_dir: Path, pixels: np.ndarray) -> None:
+    repository = load_repository(models_dir, ONE_THREAD)
+    for variant in VARIANTS:
+        answer = repository.get(variant, 1).run(pixels)
+        assert answer.dtype == np.float32
+        np.testing.assert_allclose(answer, oracle(variant, pixels), atol=1e-6)
+    newest = repository.get("relu_with_bn").run(pixels)
+    np.testing.assert_allclose(newest, oracle("newer", pixels), atol=1e-6)
+
+
+def test_default_and_newest_are_chosen_and_unknown_ones_list_what_there_is(
+    models_dir: Path,
+) -> None:
+    repository = load_repository(models_dir, ONE_THREAD)
+    assert (repository.get().variant, repository.get().version) == ("sigmoid_without_bn", 1)
+    assert repository.get("relu_with_bn").version == 2
+    with pytest.raises(UnknownModelError, match="there are relu_with_bn, sigmoid_without_bn"):
+        repository.get("tanh")
+    with pytest.raises(UnknownModelError, match="no version 3 of relu_with_bn: there are 1, 2"):
+        repository.get("relu_with_bn", 3)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (1, 32, 32, 4), (1, 16, 16, 3)])
+def test_images_of_another_shape_are_refused(models_dir: Path, shape: tuple[int, ...]) -> None:
+    model = load_repository(models_dir, ONE_THREAD).get()
+    with pytest.raises(ValueError, match="not uint8"):
+        model.run(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match="not uint8"):
+        model.run(np.zeros((1, 32, 32, 3), np.float32))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"card": None}, "has no model card"),
+        ({"card": "{}"}, "model card: schema_version, variant, activation"),
+        ({"card": CARD.replace(": 1,", ": 9,", 1)}, "schema_version is 9, but this software"),
+        ({"classes": 10}, "its output is probabilities tensor(float) ['batch', 10]"),
+        ({"input_name": "pixels_in"}, "its input is pixels_in tensor(uint8)"),
+        ({"input_type": onnx.TensorProto.FLOAT}, "its input is images tensor(float)"),
+        ({"batch": 1}, "its input is images tensor(uint8) [1, 32, 32, 3]"),
+        ({"batch_statistics": True}, "as in a graph exported in training mode"),
+    ],
+)
+def test_a_wrong_model_is_named(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_model("relu_with_bn", **{"card": CARD, **wrong}))
+    with pytest.raises(ModelError) as caught:
+        load_model(path, sha256=None, options=ONE_THREAD)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert str(caught.value).endswith('run "make export" again')
+
+
+def test_weights_in_another_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load_from_string(make_model("relu_with_bn", CARD))
+    onnx.save(model, "model.onnx", save_as_external_data=True, location="w", size_threshold=1000)
+    with pytest.raises(ModelError, match="External data"):
+        load_model(Path("model.onnx"), sha256=None, options=ONE_THREAD)
+
+
+def change_one_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change_one_byte, "manifest.json says"),
+        (lambda path: path.write_bytes(b""), "manifest.json says"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "manifest.json says"),
+        (lambda path: path.unlink(), "there is no such file"),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot be read: Is a directory"),
+    ],
+)
+def test_a_damaged_file_is_named(copy: Path, damage: Callable[[Path], Any], message: str) -> None:
+    damage(copy / "relu_with_bn/1/model.onnx")
+    with pytest.raises(ModelError) as caught:
+        load_repository(copy, ONE_THREAD)
+    assert str(caught.value).startswith("exported_models/relu_with_bn/1/model.onnx: ")
+    assert message in str(caught.value)
+
+
+def test_an_empty_and_a_corrupt_file_are_named_without_a_hash_to_tell(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    for data, message in ((b"", "the file is empty"), (b"no model", "ONNX Runtime cannot load it")):
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match=message):
+            load_model(path, sha256=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("default"), "default is missing"),
+        (lambda m: m.update(default="tanh"), "default is 'tanh', which is not among the models"),
+        (lambda m: m.update(schema_version=2), "schema_version is 2, but this software reads 1"),
+        (lambda m: m.update(models=[]), "models is empty"),
+        (lambda m: m["models"][0].pop("sha256"), "models[0].sha256 is missing"),
+        (lambda m: m["models"][0].update(sha256="0"), "sha256 is '0', not 64 hexadecimal digits"),
+        (lambda m: m["models"][0].update(version="1"), 'models[0].version is "1"'),
+        (lambda m: m["models"][0].update(version=0), "versions count from 1"),
+        (lambda m: m["models"][0].update(file="../model.onnx"), "which leaves the folder"),
+        (lambda m: m["models"][0].update(file="a/../../model.onnx"), "which leaves the folder"),
+        (lambda m: m["models"][0].update(file="/etc/hostname"), "which leaves the folder"),
+        (lambda m: m["models"][0].update(file=""), "which leaves the folder"),
+        (lambda m: m["models"][0].update(file="a\0b"), "which leaves the folder"),
+        (lambda m: m["models"][0].update(variant="a/b"), "use letters, digits"),
+        (lambda m: m["models"].append(m["models"][0]), "variant and version is listed twice"),
+        (
+            lambda m: m["models"][0].update(file=m["models"][1]["file"]),
+            "file is listed twice",
+        ),
+    ],
+)
+def test_a_broken_manifest_is_named(
+    copy: Path, change: Callable[[Any], object], message: str
+) -> None:
+    edit_manifest(copy, change)
+    with pytest.raises(ModelError) as caught:
+        load_repository(copy, ONE_THREAD)
+    assert str(caught.value).startswith("exported_models/manifest.json: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]"])
+def test_a_manifest_that_is_no_json_object_is_named(copy: Path, data: bytes) -> None:
+    (copy / "manifest.json").write_bytes(data)
+    with pytest.raises(ModelError, match=r"^exported_models/manifest\.json: "):
+        load_repository(copy, ONE_THREAD)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("variant", "relu_without_bn"), ("recipe", "article"), ("dataset", "cifar100"), ("bytes", 1)],
+)
+def test_a_manifest_that_contradicts_the_card_is_named(
+    copy: Path, field: str, value: object
+) -> None:
+    edit_manifest(copy, lambda manifest: manifest["models"][0].update({field: value}))
+    with pytest.raises(ModelError, match=f"{field} is .*, manifest.json says {value}"):
+        load_repository(copy, ONE_THREAD)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(copy: Path, tmp_path: Path) -> None:
+    path = copy / "relu_with_bn/1/model.onnx"
+    path.rename(tmp_path / "elsewhere.onnx")
+    path.symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(ModelError, match="is a link that leaves the folder"):
+        load_repository(copy, ONE_THREAD)
+
+
+def test_no_repository_at_all_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r'no such file; run "make export", or set MODELS_DIR'):
+        load_repository(tmp_path / "exported_models")
+
+
+def test_loading_is_silent_and_tells_nobody(
+    models_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    load_repository(models_dir, ONE_THREAD)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(why_no_gpu() is None, reason="a GPU works here")
+def test_a_required_gpu_that_is_missing_is_an_error_with_its_cause(models_dir: Path) -> None:
+    with pytest.raises(GpuError, match=r"REQUIRE_GPU=1, but no GPU works: .+"):
+        load_repository(models_dir, RuntimeOptions(require_gpu=True))
+
+
+@pytest.mark.skipif(why_no_gpu() is not None, reason=f"no GPU: {why_no_gpu()}")
+def test_the_gpu_answers_as_the_formula_does(models_dir: Path, pixels: np.ndarray) -> None:
+    model = load_repository(models_dir, RuntimeOptions(require_gpu=True)).get()
+    assert model.provider == "CUDAExecutionProvider"
+    np.testing.assert_allclose(model.run(pixels), oracle(model.variant, pixels), atol=1e-5)
+
+
+def test_a_repository_can_be_moved(models_dir: Path, tmp_path: Path) -> None:
+    data = (models_dir / "relu_with_bn/1/model.onnx").read_bytes()
+    folder = write_repository(tmp_path / "other", {("relu_with_bn", 1): data}, "relu_with_bn")
+    assert load_repository(folder, ONE_THREAD).get().file == "other/relu_with_bn/1/model.onnx"

@@ -1,0 +1,55 @@
+"""Every setting is read, bounded and documented from one table."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from click.testing import CliRunner
+
+from service.__main__ import cli
+from service.settings import SETTINGS, Settings, SettingsError, settings_table
+
+
+def test_the_table_has_a_row_for_every_field_and_no_other() -> None:
+    assert [s.name.lower() for s in SETTINGS] == [field.name for field in fields(Settings)]
+
+
+def test_every_setting_is_documented_in_the_table_and_in_help(runner: CliRunner) -> None:
+    table, shown = settings_table().splitlines(), runner.invoke(cli, ["--help"]).output
+    for setting, row in zip(SETTINGS, table[2:], strict=True):
+        assert row == f"| `{setting.name}` | `{setting.default}` | {setting.help} |"
+        assert f"{setting.name} (default {setting.default})" in shown
+    assert runner.invoke(cli, ["settings"]).output.splitlines() == table
+
+
+def test_values_come_from_the_environment_and_empty_ones_count_as_not_set() -> None:
+    settings = Settings.from_environment({"PORT": "80", "REQUIRE_GPU": "1", "THREADS": ""})
+    assert (settings.port, settings.require_gpu, settings.threads) == (80, True, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("PORT", "0", "a whole number from 1 to 65535"),
+        ("PORT", "65536", "a whole number from 1 to 65535"),
+        ("PORT", "http", "a whole number from 1 to 65535"),
+        ("PORT", "8_000", "a whole number from 1 to 65535"),
+        ("PORT", " 8000", "a whole number from 1 to 65535"),
+        ("PORT", "٨", "a whole number from 1 to 65535"),
+        ("PORT", "9" * 5000, "a whole number from 1 to 65535"),
+        ("WEB_CONCURRENCY", "0", "a whole number from 1 to 256"),
+        ("THREADS", "-1", "a whole number from 1 to 256"),
+        ("MAX_BODY_BYTES", "10MB", "a whole number from 1 to"),
+        ("MAX_PIXELS", "1e6", "a whole number from 1 to"),
+        ("MAX_IMAGES", "0", "a whole number from 1 to"),
+        ("REQUIRE_GPU", "yes", "0 or 1"),
+        ("GPU_MEMORY_LIMIT", "1", "a whole number from"),
+        ("ORT_THREADS", "-1", "a whole number from 0 to"),
+        ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({name: value})
+    assert str(caught.value).startswith(f"{name} is {value!r}; allowed: {allowed}")
