@@ -27,7 +27,6 @@ def random_parameters(
 
     All float32 [count] but ``flip``, which is bool [count].
     """
-
     # One draw: a generator that is set from the step must not run into the next step's numbers.
     shear, row_zoom, column_zoom, flip = ops.unstack(
         keras.random.uniform((4, count), -1.0, 1.0, seed=generator), axis=0

@@ -1,0 +1,185 @@
+"""Freeze a fitted net for inference: population statistics take the moving averages' place.
+
+Inference normalizes with the statistics of the population (Ioffe & Szegedy 2015, Algorithm 2).
+Moving averages lag behind weights that still move, keep the noise of the last hundred batches, and
+were taken on augmented pictures with dropout on. So they are re-estimated after the fit: the
+average over mini-batches of the batch mean and of the unbiased batch variance, on training pictures
+as they are, with dropout off. Both figures go into the trial's record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from training.dataset import Dataset, Images, hold_out
+from training.evaluate import evaluate
+from training.fit import HOLD_OUT_SEED
+from training.nets import running_statistics
+from training.trial import TrialError, locked, read_record, write_atomically, write_record
+
+IMAGES = 8_000  # training pictures the population is estimated from
+BATCH = 80  # the article's mini-batch
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+Statistics = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def population_statistics(net: keras.Model, batches: Iterable[Images]) -> Statistics:
+    """Means and variances of what reaches each normalization layer: float64 [channels] both.
+
+    ``batches`` are pictures [batch, 32, 32, 3]. Every batch passes with its own statistics in
+    every layer (training mode) and dropout off; batch means and unbiased batch variances are
+    averaged with equal weight. ``net`` itself is left as it is.
+    """
+    layers = running_statistics(net)
+    moments: list[Any] = []
+
+    def call(layer: Any, x: Any, **_: Any) -> Any:
+        if layer.name not in {each.name for each in layers}:
+            return layer(x)
+        # A functional model passes its own training flag on to every layer, so the batch's
+        # statistics are applied by hand: with them, and without touching the moving averages.
+        axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
+        mean, variance = ops.mean(x, axes), ops.var(x, axes)
+        moments.extend((mean, variance))
+        original = net.get_layer(layer.name)
+        return ops.batch_normalization(
+            x,
+            mean,
+            variance,
+            layer.axis,
+            offset=original.beta if original.center else None,
+            scale=original.gamma if original.scale else None,
+            epsilon=layer.epsilon,
+        )
+
+    probe = keras.models.clone_model(net, call_function=call)
+    # The clone has every layer but the normalizations, whose variables it uses as they are.
+    for layer in probe.layers:
+        if layer.name in {each.name for each in net.layers}:
+            layer.set_weights(net.get_layer(layer.name).get_weights())
+    probe = keras.Model(probe.inputs, moments)
+    sums = [np.zeros(moment.shape, np.float64) for moment in moments]
+    count = 0
+    for images in batches:
+        answers = probe.predict_on_batch(images)
+        for place, layer in enumerate(layers):
+            mean, variance = answers[2 * place : 2 * place + 2]
+            n = len(images) * int(np.prod(layer.input.shape[1:])) // len(mean)
+            sums[2 * place] += mean
+            sums[2 * place + 1] += variance * (n / (n - 1))
+        count += 1
+    return {
+        layer.name: (sums[2 * place] / count, sums[2 * place + 1] / count)
+        for place, layer in enumerate(layers)
+    }
+
+
+def frozen(net: keras.Model, statistics: Statistics) -> keras.Model:
+    """A copy of ``net`` that normalizes with ``statistics``, in training mode too."""
+    copy = keras.models.clone_model(net)
+    copy.set_weights(net.get_weights())
+    for layer in running_statistics(copy):
+        mean, variance = statistics[layer.name]
+        layer.moving_mean.assign(mean.astype(np.float32))
+        layer.moving_variance.assign(variance.astype(np.float32))
+        layer.trainable = False
+    return copy
+
+
+def freeze(
+    folder: Path,
+    dataset: Dataset,
+    images: int = IMAGES,
+    batch: int = BATCH,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Freeze the fitted trial in ``folder`` and return its record, which then has ``"freeze"``.
+
+    Reads ``model.keras``, writes ``frozen.keras``, and scores both on the test pictures. A net
+    without running statistics is copied as it is, and the record says so. Raises ``TrialError``
+    where nothing fitted is there, or ``dataset`` is not the one it was fitted on.
+    """
+    with locked(folder):
+        record = read_record(folder)
+        if record is None or record["status"] not in ("fitted", "frozen"):
+            raise TrialError(f"{folder}: no fitted net to freeze; run the training first")
+        configuration = record["configuration"]
+        if configuration["dataset"]["checksum"] != dataset.checksum:
+            raise TrialError(
+                f"{folder}: fitted on {configuration['dataset']['name']} with checksum "
+                f"{configuration['dataset']['checksum'][:12]}…, but this data's is "
+                f"{dataset.checksum[:12]}…; give the data it was fitted on"
+            )
+        if configuration["hold_out"]:
+            dataset, _, _ = hold_out(dataset, configuration["hold_out"], HOLD_OUT_SEED)
+        net = keras.saving.load_model(folder / "model.keras", compile=False)
+        before = evaluate(net, dataset.test_images, dataset.test_labels)
+        layers = running_statistics(net)
+        result: dict[str, Any] = {
+            "kind": "population" if layers else "none",
+            "images": 0,
+            "batches": 0,
+            "seconds": 0.0,
+            "layers": [],
+            "split": "test",
+            "split_images": len(dataset.test_images),
+            "before": asdict(before),
+            "after": asdict(before),
+        }
+        label = f"{folder.parent.name} {folder.name}"
+        if layers:
+            count = min(images, len(dataset.train_images)) // batch
+            if count < 1:
+                raise TrialError(f"{folder}: {images} pictures make no batch of {batch}")
+            started = time.perf_counter()
+            order = np.random.default_rng(configuration["seed"]).permutation(
+                len(dataset.train_images)
+            )[: count * batch]
+            chosen = (
+                dataset.train_images[order[start : start + batch]]
+                for start in range(0, count * batch, batch)
+            )
+            statistics = population_statistics(net, chosen)
+            result["seconds"] = time.perf_counter() - started
+            result["images"], result["batches"] = count * batch, count
+            result["layers"] = [_shift(layer, *statistics[layer.name]) for layer in layers]
+            net = frozen(net, statistics)
+            after = evaluate(net, dataset.test_images, dataset.test_labels)
+            result["after"] = asdict(after)
+            say(
+                f"{label}: test accuracy {before.top1:.4f} with moving averages, {after.top1:.4f} "
+                f"with population statistics of {count * batch:,} training pictures "
+                f"({result['seconds']:.1f} s)"
+            )
+        else:
+            say(f"{label}: test accuracy {before.top1:.4f}; no running statistics, nothing frozen")
+        write_atomically(folder / "frozen.keras", net.save)
+        record["status"] = "frozen"
+        record["freeze"] = result
+        write_record(folder, record)
+        return record
+
+
+def _shift(layer: Any, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> dict[str, Any]:
+    """How far the moving averages were from the population, as quantiles over the channels."""
+    moving_mean = np.array(layer.moving_mean, np.float64)
+    moving_variance = np.array(layer.moving_variance, np.float64)
+    spread = np.sqrt(variance + layer.epsilon)
+    return {
+        "name": layer.name,
+        "channels": len(mean),
+        "mean_shift_sd": np.quantile((moving_mean - mean) / spread, QUANTILES).tolist(),
+        "variance_ratio": np.quantile(
+            (moving_variance + layer.epsilon) / (variance + layer.epsilon), QUANTILES
+        ).tolist(),
+    }
