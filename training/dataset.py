@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,10 @@ Labels = NDArray[np.int64]
 
 IMAGE_SHAPE = (32, 32, 3)
 CLASSES = 100
+
+
+class HoldOutError(ValueError):
+    """A hold-out cannot be taken as asked; the message says which can."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,25 @@ class Dataset:
         return int(self.train_images.sum(dtype=np.int64)) / self.train_images.size
 
 
+def checksum(*arrays: NDArray[np.uint8] | NDArray[np.int64]) -> str:
+    """The SHA-256 (hexadecimal) of the arrays' bytes, little-endian, one after another."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(np.ascontiguousarray(little).data)
+    return digest.hexdigest()
+
+
 def hold_out(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, Images, Labels]:
     """Take ``count`` pictures out of the training set, the same number of every class.
 
     Returns the data set without them, their images and their labels. The choice depends on
-    ``seed`` and on nothing else, so selection can be repeated. Raises ``ValueError`` where
-    ``count`` is not a positive multiple of the number of classes or leaves a class empty.
+    ``seed`` and on nothing else, so selection can be repeated. Raises ``HoldOutError``
+    where ``count`` is not a positive multiple of the number of classes or leaves a class empty.
     """
     classes = len(dataset.class_names)
     if count <= 0 or count % classes:
-        raise ValueError(
+        raise HoldOutError(
             f"a hold-out of {count} pictures is not stratified: "
             f"choose a positive multiple of {classes}, the number of classes"
         )
@@ -66,7 +80,7 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, Images, 
     for label in range(classes):
         members = np.flatnonzero(dataset.train_labels == label)
         if each >= len(members):
-            raise ValueError(
+            raise HoldOutError(
                 f"a hold-out of {count} pictures takes {each} of class {label}, "
                 f"which has only {len(members)}: choose a smaller one"
             )

@@ -1,0 +1,81 @@
+# Every target installs what it needs into .venv, from pinned and hashed requirements.
+#   make train export RECIPE=article VARIANTS=relu_with_bn SEEDS=0,1 DATA=/path/to/cifar-100-python
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?= article
+VARIANTS ?= all
+SEEDS ?= 0
+RUNS ?= runs
+MODELS ?= exported_models
+DATA ?=
+STEPS ?=
+EPOCHS ?=
+BATCH ?=
+LEARNING_RATE ?=
+REPLACE ?=
+DEMO ?= demo
+IMAGE ?= batchnorm-service
+ENGINE ?= $(shell command -v docker || command -v podman || command -v buildah)
+
+BIN := $(VENV)/bin
+FIT := $(if $(DATA),--data $(DATA)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	$(if $(BATCH),--batch $(BATCH)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train freeze export compare serve test lint bench image requirements clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: RECIPE=$(RECIPE) VARIANTS=$(VARIANTS) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS)"
+	@echo "             RUNS=$(RUNS) MODELS=$(MODELS) REPLACE=$(REPLACE) PYTHON=$(PYTHON) VENV=$(VENV)"
+
+setup: $(VENV)/.dev  ## Install everything into .venv
+
+demo: $(VENV)/.training  ## See it whole: train four nets on drawn pictures, freeze, export, serve, ask
+	$(BIN)/python -m training demo --to $(DEMO)
+
+train: $(VENV)/.training  ## Fit and freeze the nets (RECIPE, VARIANTS, SEEDS, DATA, STEPS, ...)
+	$(BIN)/python -m training train --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(RUNS) $(FIT)
+
+export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over the last)
+	$(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed $(firstword $(SEEDS)) \
+		--runs $(RUNS) --models $(MODELS) $(if $(DATA),--data $(DATA)) $(if $(REPLACE),--replace)
+	$(BIN)/python -m training compare --recipe $(RECIPE) --runs $(RUNS) --to $(MODELS)
+
+serve: $(VENV)/.service  ## Serve the exported models on PORT (8000)
+	MODELS_DIR=$(MODELS) $(BIN)/python -m service
+
+test: $(VENV)/.dev  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## Check style, types and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev  ## Measure the training step and the freeze
+	$(BIN)/python -m benchmarks.training
+
+image: ## Build the service's container image (ENGINE, IMAGE)
+	@test -n "$(ENGINE)" || { echo "make image needs docker, podman or buildah" >&2; exit 1; }
+	$(ENGINE) build --target service --tag $(IMAGE) .
+
+requirements:  ## Pin the dependencies of pyproject.toml again (needs uv)
+	for set in service training dev; do \
+		extra=$$(test $$set = service || echo "--extra $$set"); \
+		uv pip compile pyproject.toml $$extra --upgrade --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements/$$set.txt; \
+	done
+
+clean:  ## Remove .venv, caches and the demo's folder; trials and models stay
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# A stamp a set of requirements: installed again when its file changes.
+$(VENV)/.%: requirements/%.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed, not $$($(BIN)/python --version); set PYTHON" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@

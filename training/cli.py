@@ -1,0 +1,321 @@
+"""``python -m training``: train, freeze, export and compare from the command line."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.recipes import RECIPES
+from training.variants import VARIANTS
+
+PATH = click.Path(path_type=Path)
+AMD = "AuthenticAMD"
+
+
+class Words(click.ParamType[list[str]]):
+    """A list in one word: ``a,b`` or ``a b``; ``all`` stands for everything that is known."""
+
+    name = "list"
+
+    def __init__(self, known: list[str]) -> None:
+        self.known = known
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[str]:
+        """Split and check."""
+        if isinstance(value, list):
+            return value
+        words = value.replace(",", " ").split()
+        if words == ["all"]:
+            return self.known
+        for word in words:
+            if word not in self.known:
+                self.fail(f"{word!r} is not one of: all, {', '.join(self.known)}", param, ctx)
+        if not words:
+            self.fail("the list is empty", param, ctx)
+        return list(dict.fromkeys(words))
+
+
+class Seeds(click.ParamType[list[int]]):
+    """Seeds as ``0``, ``0,1,2``, ``0 1 2`` or ``0-4``."""
+
+    name = "seeds"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """Split and check."""
+        if isinstance(value, list):
+            return value
+        seeds: list[int] = []
+        for word in value.replace(",", " ").split():
+            first, dash, last = word.partition("-")
+            if not first.isdigit() or (dash and not last.isdigit()):
+                self.fail(
+                    f"{word!r} is not a seed (0, 1, …) nor a range of seeds (0-4)", param, ctx
+                )
+            seeds.extend(range(int(first), int(last or first) + 1))
+        if not seeds:
+            self.fail("the list is empty", param, ctx)
+        return list(dict.fromkeys(seeds))
+
+
+recipe_option = click.option(
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    default="article",
+    show_default=True,
+    help="How to fit.",
+)
+variants_option = click.option(
+    "--variants", type=Words(list(VARIANTS)), default="all", show_default=True, help="Which nets."
+)
+seeds_option = click.option(
+    "--seeds", type=Seeds(), default="0", show_default=True, help="Which seeds: 0, 0,1,2 or 0-4."
+)
+data_option = click.option(
+    "--data",
+    type=PATH,
+    help="CIFAR-100: its folder or .tar.gz. Default: CIFAR100_DIR, the cache, a download.",
+)
+runs_option = click.option(
+    "--runs", type=PATH, default=Path("runs"), show_default=True, help="Where trials live."
+)
+models_option = click.option(
+    "--models",
+    type=PATH,
+    default=Path("exported_models"),
+    show_default=True,
+    help="The model repository.",
+)
+
+
+def told(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors that the user can mend into a message and exit status 1."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        import_quietly("keras")
+        from service.card import CardError
+        from service.repository import ModelError
+        from training.cifar100 import DataError
+        from training.dataset import HoldOutError
+        from training.demo import DemoError
+        from training.export import ExportError
+        from training.trial import TrialError
+
+        try:
+            command(*args, **kwargs)
+        except (
+            CardError,
+            DataError,
+            DemoError,
+            ExportError,
+            HoldOutError,
+            ModelError,
+            TrialError,
+        ) as error:
+            raise click.ClickException(str(error)) from error
+
+    return wrapper
+
+
+@click.group()
+def main() -> None:
+    """Train, freeze, export and compare the four nets of the batch-normalization study.
+
+    Every step picks up what the one before left under --runs, and every step can be repeated: what
+    is done is not done again, what was interrupted goes on.
+    """
+    prefer_faster_kernels()
+
+
+@main.command()
+@recipe_option
+@variants_option
+@seeds_option
+@data_option
+@runs_option
+@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps of a whole run.")
+@click.option("--epochs", type=click.IntRange(min=1), help="The same, in the recipe's epochs.")
+@click.option("--batch", type=click.IntRange(min=2), help="Pictures a step.")
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True))
+@click.option(
+    "--hold-out",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Training pictures kept back to validate and select on. Default: none, and the curves "
+    "show the test pictures, as the article's did.",
+)
+@click.option("--keep-best", is_flag=True, help="Keep the epoch that is best on the hold-out.")
+@click.option(
+    "--patience",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Stop after this many epochs without a new best on the hold-out. 0: never.",
+)
+@told
+def train(
+    recipe: str,
+    variants: list[str],
+    seeds: list[int],
+    data: Path | None,
+    runs: Path,
+    steps: int | None,
+    epochs: int | None,
+    batch: int | None,
+    learning_rate: float | None,
+    hold_out: int,
+    keep_best: bool,
+    patience: int,
+) -> None:
+    """Fit and freeze every variant with every seed, one trial after another."""
+    from training.data import load
+    from training.fit import fit
+    from training.freeze import freeze
+    from training.trial import Trial, override
+
+    chosen = override(recipe, steps=steps, epochs=epochs, batch=batch, learning_rate=learning_rate)
+    trials = [
+        Trial(chosen, VARIANTS[name], seed, runs, hold_out, keep_best, patience)
+        for seed in seeds
+        for name in variants
+    ]
+    dataset = load(chosen.dataset, data)
+    for trial in trials:
+        record = fit(trial, dataset, say=click.echo)
+        if record["status"] != "frozen":
+            freeze(trial.folder, dataset, say=click.echo)
+
+
+@main.command()
+@recipe_option
+@variants_option
+@seeds_option
+@data_option
+@runs_option
+@click.option("--images", type=click.IntRange(min=2), default=8000, show_default=True)
+@click.option("--batch", type=click.IntRange(min=2), default=80, show_default=True)
+@told
+def freeze(
+    recipe: str,
+    variants: list[str],
+    seeds: list[int],
+    data: Path | None,
+    runs: Path,
+    images: int,
+    batch: int,
+) -> None:
+    """Freeze fitted trials (again), with population statistics of so many training pictures."""
+    from training.data import load
+    from training.freeze import freeze as freeze_trial
+
+    dataset = load(RECIPES[recipe].dataset, data)
+    for folder in _folders(runs, recipe, variants, seeds):
+        freeze_trial(folder, dataset, images=images, batch=batch, say=click.echo)
+
+
+@main.command()
+@recipe_option
+@variants_option
+@click.option("--seed", type=int, default=0, show_default=True, help="Which trial of each.")
+@data_option
+@runs_option
+@models_option
+@click.option("--replace", "replace_last", is_flag=True, help="Replace the newest version.")
+@click.option("--default", "default", type=click.Choice(list(VARIANTS)), help="Who answers.")
+@told
+def export(
+    recipe: str,
+    variants: list[str],
+    seed: int,
+    data: Path | None,
+    runs: Path,
+    models: Path,
+    replace_last: bool,
+    default: str | None,
+) -> None:
+    """Export frozen trials to ONNX, each proved against Keras before it is published."""
+    from training.data import load
+    from training.export import export as export_trial
+
+    folders = _folders(runs, recipe, variants, [seed])
+    dataset = load(RECIPES[recipe].dataset, data)
+    for folder in folders:
+        export_trial(
+            folder, dataset, models, replace_last=replace_last, default=default, say=click.echo
+        )
+
+
+@main.command()
+@recipe_option
+@runs_option
+@click.option(
+    "--to",
+    type=PATH,
+    default=Path("exported_models"),
+    show_default=True,
+    help="Where the figure and the table go.",
+)
+@told
+def compare(recipe: str, runs: Path, to: Path) -> None:
+    """Draw the study's figure and write its table, for whatever trials there are."""
+    from training.compare import compare as compare_trials
+    from training.compare import markdown
+
+    click.echo(markdown(compare_trials(runs, recipe, to, say=click.echo)))
+
+
+@main.command()
+@click.option("--to", type=PATH, default=Path("demo"), show_default=True, help="The folder.")
+@told
+def demo(to: Path) -> None:
+    """Fit, freeze, export, serve and ask: the whole way, on drawn pictures, in minutes."""
+    from training.demo import demo as run
+
+    run(to, say=click.echo)
+
+
+def _folders(runs: Path, recipe: str, variants: list[str], seeds: list[int]) -> list[Path]:
+    return [runs / recipe / name / f"seed-{seed}" for seed in seeds for name in variants]
+
+
+def import_quietly(module: str) -> None:
+    """Import ``module`` without what TensorFlow's libraries write to stderr as they are loaded.
+
+    ``TF_CPP_MIN_LOG_LEVEL`` does not reach those lines. Where the import fails they are shown.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            importlib.import_module(module)
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def prefer_faster_kernels() -> None:
+    """Choose, before TensorFlow is imported, its faster kernels for these nets on this processor.
+
+    On AMD processors oneDNN's convolutions take 1.7 times as long as Eigen's here (97 against 165
+    pictures/s on two cores of an EPYC 9004; ``python -m benchmarks.training`` measures it). What
+    the environment says already is left alone.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        vendor = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return
+    if AMD in vendor:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
