@@ -199,8 +199,9 @@ def train(
 @seeds_option
 @data_option
 @runs_option
-@click.option("--images", type=click.IntRange(min=2), default=8000, show_default=True)
-@click.option("--batch", type=click.IntRange(min=2), default=80, show_default=True)
+@click.option(
+    "--images", type=click.IntRange(min=1), help="Training pictures to use. Default: the recipe's."
+)
 @told
 def freeze(
     recipe: str,
@@ -208,8 +209,7 @@ def freeze(
     seeds: list[int],
     data: Path | None,
     runs: Path,
-    images: int,
-    batch: int,
+    images: int | None,
 ) -> None:
     """Freeze fitted trials (again), with population statistics of so many training pictures."""
     from training.data import load
@@ -217,7 +217,7 @@ def freeze(
 
     dataset = load(RECIPES[recipe].dataset, data)
     for folder in _folders(runs, recipe, variants, seeds):
-        freeze_trial(folder, dataset, images=images, batch=batch, say=click.echo)
+        freeze_trial(folder, dataset, images=images, say=click.echo)
 
 
 @main.command()

@@ -25,17 +25,16 @@ import numpy as np
 from PIL import Image
 
 from training.compare import compare, markdown
+from training.data import load
 from training.dataset import Dataset, Images
 from training.evaluate import predict
 from training.export import export
 from training.fit import fit
 from training.freeze import freeze
 from training.recipes import RECIPES
-from training.synthetic import load
 from training.trial import Trial
 from training.variants import VARIANTS
 
-FREEZE_IMAGES = 4_000
 SERVICE_SECONDS = 60.0  # how long the service may take to become ready, or to stop
 ASKED = "relu_with_bn"
 
@@ -48,7 +47,7 @@ def demo(folder: Path, say: Callable[[str], None] = print) -> None:
     """Run the demonstration in ``folder``; what is done there already is not done again."""
     started = time.monotonic()
     recipe = RECIPES["demo"]
-    dataset = load()
+    dataset = load(recipe.dataset)
     say(
         f"1. fit: four nets, {recipe.steps:,} steps of {recipe.batch} drawn pictures each "
         f"({len(dataset.class_names)} classes)"
@@ -58,7 +57,7 @@ def demo(folder: Path, say: Callable[[str], None] = print) -> None:
         fit(trial, dataset, say=say)
     say("2. freeze: population statistics take the moving averages' place")
     for trial in trials:
-        freeze(trial.folder, dataset, images=FREEZE_IMAGES, say=say)
+        freeze(trial.folder, dataset, say=say)
     say("3. export: ONNX files, each proved against Keras before it is published")
     models = folder / "exported_models"
     for trial in trials:

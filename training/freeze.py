@@ -24,10 +24,15 @@ from training.dataset import Dataset, Images, hold_out
 from training.evaluate import evaluate
 from training.fit import HOLD_OUT_SEED
 from training.nets import running_statistics
-from training.trial import TrialError, locked, read_record, write_atomically, write_record
+from training.trial import (
+    TrialError,
+    locked,
+    read_record,
+    recipe_of,
+    write_atomically,
+    write_record,
+)
 
-IMAGES = 8_000  # training pictures the population is estimated from
-BATCH = 80  # the article's mini-batch
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Statistics = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
@@ -99,13 +104,13 @@ def frozen(net: keras.Model, statistics: Statistics) -> keras.Model:
 def freeze(
     folder: Path,
     dataset: Dataset,
-    images: int = IMAGES,
-    batch: int = BATCH,
+    images: int | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Freeze the fitted trial in ``folder`` and return its record, which then has ``"freeze"``.
 
-    Reads ``model.keras``, writes ``frozen.keras``, and scores both on the test pictures. A net
+    ``images`` is how many training pictures to use; by default the recipe says so. Reads
+    ``model.keras``, writes ``frozen.keras``, and scores both on the test pictures. A net
     without running statistics is copied as it is, and the record says so. Raises ``TrialError``
     where nothing fitted is there, or ``dataset`` is not the one it was fitted on.
     """
@@ -137,10 +142,13 @@ def freeze(
             "after": asdict(before),
         }
         label = f"{folder.parent.name} {folder.name}"
+        recipe = recipe_of(record)
+        batch = recipe.freeze_batch
         if layers:
-            count = min(images, len(dataset.train_images)) // batch
+            wanted = min(images or recipe.freeze_images, len(dataset.train_images))
+            count = wanted // batch
             if count < 1:
-                raise TrialError(f"{folder}: {images} pictures make no batch of {batch}")
+                raise TrialError(f"{folder}: {wanted} pictures make no batch of {batch}")
             started = time.perf_counter()
             order = np.random.default_rng(configuration["seed"]).permutation(
                 len(dataset.train_images)

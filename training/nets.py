@@ -55,7 +55,7 @@ def build(variant: Variant, training_mean: float, seed: int, dropout: float = 0.
 
 def logits_of(net: keras.Model) -> keras.Model:
     """The same net (shared weights) up to the logits: float32 [N, 100] before the softmax."""
-    return keras.Model(net.inputs, net.get_layer(LOGITS).output, name=f"{net.name}_logits")
+    return keras.Model(net.input, net.get_layer(LOGITS).output, name=f"{net.name}_logits")
 
 
 def running_statistics(net: keras.Model) -> list[Any]:

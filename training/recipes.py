@@ -6,7 +6,7 @@ pictures. It should reach, on the 10,000 test pictures with the moving averages 
 (ReLU with BN), 51.3 % (sigmoid with BN), 28.3 % (ReLU without) and 1.0 % (sigmoid without: chance).
 About 1.10 PFLOP a net.
 
-``demo`` fits the synthetic pictures of ``training.synthetic`` in less than a minute on two cores.
+``demo`` fits the drawn pictures of ``training.synthetic`` in about a minute on two cores.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Recipe:
     epsilon: float = 1e-14
     dropout: float = 0.15
     augmentation: Augmentation = Augmentation()
+    freeze_images: int = 8_000  # training pictures the population statistics are taken from
+    freeze_batch: int = 80
 
     @property
     def epochs(self) -> int:
@@ -60,10 +62,11 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="demo",
             dataset="synthetic",
-            steps=360,
-            steps_per_epoch=60,
-            batch=20,
+            steps=280,
+            steps_per_epoch=70,
+            batch=40,
             learning_rate=1e-3,
+            freeze_images=2_000,
         ),
     )
 }

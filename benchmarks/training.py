@@ -1,0 +1,227 @@
+"""Images/s of the training step, and seconds of the freeze, on this machine.
+
+    python -m benchmarks.training
+
+Three ways to train the same net (``relu_with_bn``, batch 80, the article's optimizer), each in a
+process of its own, in turns, so that a busy moment of the machine hits all of them:
+
+    a  this project's step: uint8 pictures in, augmentation compiled into the step
+    b  the same step fed with ready-made float batches, no augmentation
+    c  the article's pipeline: ``ImageDataGenerator(...).flow`` into ``fit``, library defaults
+
+The first step of each, which compiles, is not timed. A round is ``--steps`` steps; the figure is
+the median of ``--rounds`` rounds, and the ratios are medians of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from typing import Any
+
+import click
+import numpy as np
+
+from training.cli import import_quietly, prefer_faster_kernels
+from training.environment import hardware, versions
+from training.recipes import RECIPES
+from training.variants import VARIANTS
+
+WAYS = {
+    "a": "this project, augmentation included",
+    "b": "the same net, ready-made batches",
+    "c": "ImageDataGenerator.flow into fit, library defaults",
+}
+FREEZE_IMAGES = 8_000
+MULTIPLY_ADDS = 57.2e6  # of a picture, forward
+BATCH = RECIPES["article"].batch
+
+
+@click.command(help=(__doc__ or "").split("\n\n")[0])
+@click.option("--steps", default=20, show_default=True, help="Steps a round.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--worker", type=click.Choice([*WAYS, "freeze"]), hidden=True)
+def main(steps: int, rounds: int, worker: str | None) -> None:
+    """Run the rounds and print the table; with ``--worker``, be one of the ways."""
+    if worker:
+        work(worker, steps)
+        return
+    workers = {way: start(way, steps) for way in WAYS}
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    try:
+        for _ in range(rounds):
+            for way, process in workers.items():
+                rates[way].append(ask(process))
+    finally:
+        for process in workers.values():
+            process.kill()
+            process.wait()
+    medians = {way: statistics.median(values) for way, values in rates.items()}
+    print("| way | images/s | GFLOP/s | a / this |")
+    print("| --- | ---: | ---: | ---: |")
+    for way, label in WAYS.items():
+        ratio = statistics.median(
+            ours / theirs for ours, theirs in zip(rates["a"], rates[way], strict=True)
+        )
+        flops = 3 * 2 * MULTIPLY_ADDS * medians[way] / 1e9
+        print(f"| {way}: {label} | {medians[way]:.0f} | {flops:.0f} | {ratio:.2f} |")
+    freezer = start("freeze", steps)
+    try:
+        seconds = ask(freezer)
+    finally:
+        freezer.kill()
+        freezer.wait()
+    print(f"\nFreezing with {FREEZE_IMAGES:,} pictures: {seconds:.1f} s")
+    found = versions()
+    print(
+        f"{hardware()}; {rounds} rounds of {steps} steps of {BATCH} pictures; "
+        f"Keras {found['keras']}, TensorFlow {found['tensorflow']}"
+    )
+
+
+def start(way: str, steps: int) -> subprocess.Popen[str]:
+    """Start the worker for ``way``."""
+    environment = dict(os.environ)
+    command = [sys.executable, "-m", "benchmarks.training", "--worker", way, "--steps", str(steps)]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+    )
+
+
+def ask(process: subprocess.Popen[str]) -> float:
+    """Let the worker do one round and return its figure."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("round\n")
+    process.stdin.flush()
+    return float(json.loads(process.stdout.readline()))
+
+
+def work(way: str, steps: int) -> None:
+    """Serve rounds: a line on stdin is a round, a line on stdout its figure."""
+    if way != "c":  # the article's pipeline runs as the libraries come
+        prefer_faster_kernels()
+    import_quietly("keras")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4_000, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, 100, len(images))
+    runner = {"a": fused, "b": ready_made, "c": article, "freeze": freezing}[way]
+    one_round = runner(images, labels, steps)
+    for _ in sys.stdin:
+        print(json.dumps(one_round()), flush=True)
+
+
+def fused(images: Any, labels: Any, steps: int) -> Any:
+    """(a) The step of ``training.fit``, with its picking of pictures."""
+    from training import nets
+    from training.fit import batch_indices, compiled
+
+    fitter = compiled(nets.build(VARIANTS["relu_with_bn"], 121.9, 0), RECIPES["article"], 0)
+
+    def step(number: int) -> None:
+        chosen = batch_indices(0, number, BATCH, len(images))
+        number_in = np.array([number], dtype=np.int32)
+        fitter.train_on_batch((images[chosen], number_in), labels[chosen], return_dict=True)
+
+    return timed(step, steps)
+
+
+def ready_made(images: Any, labels: Any, steps: int) -> Any:
+    """(b) The same optimizer, loss and metric on float batches that wait in memory."""
+    import keras
+
+    from training import nets
+
+    recipe = RECIPES["article"]
+    net = nets.logits_of(nets.build(VARIANTS["relu_with_bn"], 121.9, 0))
+    net.compile(
+        optimizer=keras.optimizers.RMSprop(
+            recipe.learning_rate, rho=recipe.rho, epsilon=recipe.epsilon
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
+        jit_compile=False,
+    )
+    ready = images[:BATCH].astype(np.float32)
+
+    def step(_: int) -> None:
+        net.train_on_batch(ready, labels[:BATCH], return_dict=True)
+
+    return timed(step, steps)
+
+
+def article(images: Any, labels: Any, steps: int) -> Any:
+    """(c) The article's own lines, with what the libraries do by default."""
+    import keras
+
+    # Keras 3 keeps the generator for old models only, and gives it no public name.
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    from training import nets
+
+    warnings.simplefilter("ignore")  # SciPy, about what the generator imports
+    net = nets.build(VARIANTS["relu_with_bn"], 121.9, 0)
+    net.compile(
+        optimizer=keras.optimizers.RMSprop(1e-3),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    generator = ImageDataGenerator(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)
+    one_hot = keras.utils.to_categorical(labels, 100)
+    flow = generator.flow(images.astype(np.float32), one_hot, batch_size=BATCH)
+    net.fit(flow, steps_per_epoch=2, epochs=1, verbose=0)
+
+    def one_round() -> float:
+        started = time.perf_counter()
+        net.fit(flow, steps_per_epoch=steps, epochs=1, verbose=0)
+        return steps * BATCH / (time.perf_counter() - started)
+
+    return one_round
+
+
+def freezing(images: Any, labels: Any, steps: int) -> Any:
+    """The population statistics of ``FREEZE_IMAGES`` pictures, in seconds."""
+    from training import nets
+    from training.freeze import population_statistics
+
+    net = nets.build(VARIANTS["relu_with_bn"], 121.9, 0)
+
+    def one_round() -> float:
+        started = time.perf_counter()
+        starts = [start % len(images) for start in range(0, FREEZE_IMAGES, BATCH)]
+        population_statistics(net, (images[start : start + BATCH] for start in starts))
+        return time.perf_counter() - started
+
+    return one_round
+
+
+def timed(step: Any, steps: int) -> Any:
+    """A function that runs ``steps`` steps and returns images/s; the first two are run here."""
+    number = 0
+    for _ in range(2):
+        step(number)
+        number += 1
+
+    def one_round() -> float:
+        nonlocal number
+        started = time.perf_counter()
+        for _ in range(steps):
+            step(number)
+            number += 1
+        return steps * BATCH / (time.perf_counter() - started)
+
+    return one_round
+
+
+if __name__ == "__main__":
+    main()
