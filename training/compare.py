@@ -175,10 +175,11 @@ def draw(content: dict[str, Any]) -> Any:
                 )
         panel.set_xlabel("step")
         panel.set_ylabel(label)
-        panel.set_ylim(bottom=0)
+        panel.set_xlim(left=0)
+        panel.set_ylim(bottom=0, top=1.05 * panel.get_ylim()[1])
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[1].legend(frameon=False)
+    panels[0].legend(frameon=False, loc="upper left")
     data = content["dataset"]
     figure.suptitle(
         f"{data['name']}, recipe {content['recipe']}: moving averages as fitted (dots), "

@@ -104,6 +104,7 @@ def export(
         card = replace(card, parity=measure_parity(net, model, pictures))
         if newest and same_net(card, model, models / listed[newest].file, pictures):
             say(f"{card.variant}: version {newest} is this very net, nothing to publish")
+            write_manifest(models, manifest, listed[newest], default)
             return listed[newest]
         write_model(graph, card, path)
         digest, size = sha256(path.read_bytes()).hexdigest(), path.stat().st_size
@@ -123,17 +124,7 @@ def export(
         shutil.move(path, target)
     write_text(models / card.variant / "labels.txt", "".join(f"{c}\n" for c in card.classes))
     write_text(models / card.variant / "config.pbtxt", triton_config(card.variant))
-    kept = [each for each in listed.values() if each.version != version]
-    others = [
-        each for each in (manifest.models if manifest else ()) if each.variant != card.variant
-    ]
-    entries = sorted([*others, *kept, entry], key=lambda each: (each.variant, each.version))
-    names = {each.variant for each in entries}
-    chosen = default or (manifest.default if manifest else DEFAULT_VARIANT)
-    if chosen not in names:
-        chosen = DEFAULT_VARIANT if DEFAULT_VARIANT in names else entries[0].variant
-    fresh = Manifest(schema_version=1, default=chosen, models=tuple(entries))
-    write_text(models / MANIFEST, json.dumps(asdict(fresh), indent=2) + "\n")
+    write_manifest(models, manifest, entry, default)
     assert card.parity is not None  # noqa: S101 - measured above
     say(
         f"{card.variant}: version {version}, {size:,} bytes, parity "
@@ -297,6 +288,29 @@ def write_model(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
     write_atomically(path, lambda passing: passing.write_text(text))
+
+
+def write_manifest(
+    models: Path, manifest: Manifest | None, entry: Entry, default: str | None
+) -> None:
+    """Put ``entry`` into the manifest, in place of the one of its variant and version.
+
+    Who answers by default is ``default``; where that is None or not there, whoever did before;
+    ``DEFAULT_VARIANT`` from when it first appears.
+    """
+    others = manifest.models if manifest else ()
+    key = (entry.variant, entry.version)
+    kept = [each for each in others if (each.variant, each.version) != key]
+    entries = sorted([*kept, entry], key=lambda each: (each.variant, each.version))
+    names = {each.variant for each in entries}
+    known = {each.variant for each in others}
+    if default not in names:
+        default = manifest.default if manifest else entry.variant
+        if DEFAULT_VARIANT in names - known:
+            default = DEFAULT_VARIANT
+    fresh = Manifest(schema_version=1, default=default, models=tuple(entries))
+    if fresh != manifest:
+        write_text(models / MANIFEST, json.dumps(asdict(fresh), indent=2) + "\n")
 
 
 def read_manifest(models: Path) -> Manifest | None:

@@ -1,0 +1,58 @@
+"""What the README says, held against the code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from service.settings import SETTINGS, settings_table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+MODELS = ROOT / "exported_models"
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_is_documented(setting) -> None:
+    assert f"`{setting.name}`" in README
+
+
+def test_the_settings_table_is_the_codes() -> None:
+    assert settings_table().strip() in README
+
+
+def test_the_results_table_is_the_shipped_comparison() -> None:
+    table = [line for line in (MODELS / "comparison.md").read_text().splitlines() if "|" in line]
+    assert len(table) == 6
+    for line in table:
+        assert line in README
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*?## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    fenced = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    for line in re.findall(r"^make (.*)$", fenced, re.MULTILINE):
+        for word in re.sub(r"\s+#.*", "", line).split():
+            assert "=" in word or word in targets, word
+
+
+def test_every_path_that_the_readme_links_to_exists() -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_shipped_cards_agree_with_the_comparison() -> None:
+    content = json.loads((MODELS / "comparison.json").read_text())
+    manifest = json.loads((MODELS / "manifest.json").read_text())
+    tops = {
+        entry["variant"]: entry["top1"]
+        for entry in manifest["models"]
+        if entry["recipe"] == content["recipe"]
+    }
+    trials = {trial["variant"]: trial for trial in content["trials"] if trial["seed"] == 0}
+    assert set(tops) == set(trials)
+    for variant, top1 in tops.items():
+        assert trials[variant]["freeze"]["after"]["top1"] == pytest.approx(top1, abs=1e-9)
