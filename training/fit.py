@@ -12,6 +12,7 @@ import io
 import json
 import math
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ from training.trial import (
 
 CHECKPOINT_SECONDS = 60.0
 HISTORY = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "images_per_second")
+# What a trial's folder may hold otherwise than asked: it can be fitted on, and frozen again.
+NOT_OF_THE_FIT = ("recipe.steps", "recipe.freeze_images", "recipe.freeze_batch")
 HOLD_OUT_SEED = 2018  # one hold-out for every trial, so that selections compare like with like
 
 
@@ -58,7 +61,9 @@ class Fitter(keras.Model):
         self.logits = nets.logits_of(net)
         self.augmentation_seed = keras.random.SeedGenerator(0)
         self.generators = [self.augmentation_seed] + [
-            layer.seed_generator for layer in net.layers if isinstance(layer, keras.layers.Dropout)
+            layer.seed_generator
+            for layer in net.layers
+            if isinstance(layer, keras.layers.Dropout) and layer.rate
         ]
         streams = np.random.SeedSequence([seed, 1]).generate_state(len(self.generators)) >> 1
         self.streams = [int(stream) for stream in streams]
@@ -215,7 +220,8 @@ class _Run:
         label = f"{self.trial.variant.name} seed {self.trial.seed}"
         if progress.step:
             self.say(f"{label}: goes on from step {progress.step:,} of {recipe.steps:,}")
-        if progress.history and progress.history[-1]["step"] % recipe.steps_per_epoch:
+        inside = progress.history and progress.history[-1]["step"] % recipe.steps_per_epoch
+        if inside and progress.step < recipe.steps:
             progress.history.pop()  # the last run ended inside this epoch; it is taken to its end
         saved = time.monotonic()
         with tqdm(
@@ -268,12 +274,14 @@ class _Run:
             f"validation {scores.loss:.3f} {scores.top1:.3f}, "
             f"{row['images_per_second']:.0f} img/s"
         )
-        if scores.loss < progress.best_loss:
+        whole = progress.step % recipe.steps_per_epoch == 0
+        # A run's shorter last epoch is weighed at its end: a longer run will not have had it.
+        if whole and scores.loss < progress.best_loss:
             progress.best_loss, progress.best_step = scores.loss, progress.step
             if self.trial.keep_best:
                 self.write_variables(self.trial.folder / "best.npz", self.fitter.net.variables)
         self.write_history()
-        if progress.step % recipe.steps_per_epoch == 0:
+        if whole:
             progress.epoch_steps = 0
             progress.epoch_seconds = progress.loss_sum = progress.accuracy_sum = 0.0
 
@@ -307,16 +315,22 @@ class _Run:
             return
         try:
             self.progress = read_variables(self.checkpoint, self.variables)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise TrialError(
                 f"{self.checkpoint}: does not fit this trial ({error}); remove the folder "
                 "to start over"
             ) from error
+        if self.progress.step > self.trial.recipe.steps:
+            raise TrialError(
+                f"{self.checkpoint}: is at step {self.progress.step:,} already, beyond the "
+                f"{self.trial.recipe.steps:,} asked for; ask for as many, or remove the folder "
+                "to start over"
+            )
 
 
 def read_variables(path: Path, variables: list[Any]) -> Progress:
     """Assign what ``path`` holds to ``variables`` and return the progress written with it."""
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         if len(stored.files) != len(variables) + 1:
             raise ValueError(f"{len(stored.files) - 1} variables, not {len(variables)}")
         for index, variable in enumerate(variables):
@@ -327,10 +341,11 @@ def read_variables(path: Path, variables: list[Any]) -> Progress:
 def _finish(
     trial: Trial, net: keras.Model, record: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
-    if trial.keep_best:
+    kept, last = progress.step, progress.history[-1]
+    if trial.keep_best and progress.best_step and not last["val_loss"] < progress.best_loss:
         read_variables(trial.folder / "best.npz", net.variables)
+        kept = progress.best_step
     write_atomically(trial.folder / "model.keras", net.save)
-    kept = progress.best_step if trial.keep_best else progress.step
     row = next(row for row in progress.history if row["step"] == kept)
     record["status"] = "fitted"
     record["outcome"] = {
@@ -363,7 +378,7 @@ def _check_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> 
     differing = [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name != "recipe.steps"
+        if old.get(name) != new.get(name) and name not in NOT_OF_THE_FIT
     ]
     if differing:
         raise TrialError(

@@ -147,4 +147,6 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise TrialError(f"{folder}: another process is working on this trial") from error
+        for stale in folder.glob(".partial-*"):  # of a process that was killed
+            stale.unlink()
         yield
