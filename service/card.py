@@ -79,7 +79,8 @@ class FrozenLayer:
     """How far one layer's moving averages stood from the population, as quantiles over channels.
 
     ``mean_shift_sd`` is (moving mean - population mean) / population standard deviation;
-    ``variance_ratio`` is moving variance / population variance.
+    ``variance_ratio`` is moving variance / population variance; the layer's epsilon is added to
+    every variance, as the layer itself does.
     """
 
     name: str

@@ -1,0 +1,96 @@
+"""The recipes' numbers, and that their optimizer steps as Keras 2.2's RMSprop did."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from training import nets
+from training.fit import compiled
+from training.recipes import RECIPES, Augmentation
+from training.variants import VARIANTS
+
+GRADIENTS = np.array([0.0, 1e-12, -1e-9, 1e-7, 3e-7, -1e-6, 1e-4, -1e-2, 1.0, -30.0, 1e4])
+
+
+def test_the_article_recipe_is_the_articles() -> None:
+    recipe = RECIPES["article"]
+    assert recipe.dataset == "cifar100"
+    assert (recipe.steps_per_epoch, recipe.epochs, recipe.batch) == (2_000, 20, 80)
+    assert recipe.steps == 40_000
+    assert recipe.steps * recipe.batch == 3_200_000
+    assert recipe.steps * recipe.batch / 50_000 == 64  # passes over CIFAR-100's training set
+    assert (recipe.learning_rate, recipe.rho, recipe.dropout) == (1e-3, 0.9, 0.15)
+    assert recipe.augmentation == Augmentation(shear=0.2, zoom=0.2, flip=True)
+
+
+def test_the_demo_recipe_fits_the_embedded_data() -> None:
+    recipe = RECIPES["demo"]
+    assert recipe.dataset == "synthetic"
+    assert recipe.steps * recipe.batch / 200 < 60  # seconds, at what two cores do in one
+
+
+def test_recipes_are_found_by_their_name() -> None:
+    assert all(recipe.name == name for name, recipe in RECIPES.items())
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs"), [(1, 1), (1_999, 1), (2_000, 1), (2_001, 2), (4_000, 2)]
+)
+def test_the_last_epoch_may_be_shorter(steps: int, epochs: int) -> None:
+    assert replace(RECIPES["article"], steps=steps).epochs == epochs
+
+
+@pytest.fixture(scope="module")
+def updates() -> np.ndarray:
+    """What the recipe's own compiled optimizer takes off weights in three steps: [3, gradients]."""
+    recipe = RECIPES["article"]
+    net = nets.build(VARIANTS["relu_without_bn"], 0.0, seed=0)
+    optimizer = compiled(net, recipe, seed=0).optimizer
+    weights = keras.Variable(np.zeros(len(GRADIENTS), np.float32))
+    positions = [np.zeros(len(GRADIENTS))]
+    for scale in (1.0, 0.5, -2.0):
+        gradient = keras.ops.convert_to_tensor((scale * GRADIENTS).astype(np.float32))
+        optimizer.apply([gradient], [weights])
+        positions.append(keras.ops.convert_to_numpy(weights).astype(np.float64))
+    return -np.diff(positions, axis=0)
+
+
+def rmsprop(*, inside: float, outside: float) -> np.ndarray:
+    """Three steps in float64: lr * g / (sqrt(v + inside) + outside)."""
+    squares, taken = np.zeros_like(GRADIENTS), []
+    for scale in (1.0, 0.5, -2.0):
+        gradient = scale * GRADIENTS
+        squares = 0.9 * squares + 0.1 * gradient**2
+        taken.append(1e-3 * gradient / (np.sqrt(squares + inside) + outside))
+    return np.array(taken)
+
+
+def test_the_optimizer_is_rmsprop_with_a_floor_of_1e_7(updates: np.ndarray) -> None:
+    np.testing.assert_allclose(updates, rmsprop(inside=1e-14, outside=0), rtol=1e-5, atol=1e-9)
+
+
+def test_the_optimizer_steps_as_keras_2_2_did(updates: np.ndarray) -> None:
+    """Keras 2.2 divided by sqrt(v) + 1e-7. Where the root of v is far above 1e-7, or far below, no
+    float32 step tells the two apart; nowhere is the step smaller, or more than sqrt(2) as large.
+    """
+    article = rmsprop(inside=0, outside=1e-7)
+    usual = np.abs(GRADIENTS) >= 1
+    np.testing.assert_allclose(updates[:, usual], article[:, usual], rtol=1e-6, atol=1e-9)
+    tiny = np.abs(GRADIENTS) <= 1e-12
+    np.testing.assert_allclose(updates[:, tiny], article[:, tiny], rtol=1e-5, atol=1e-9)
+    small = np.abs(GRADIENTS) >= 1e-4
+    np.testing.assert_allclose(updates[:, small], article[:, small], rtol=4e-3, atol=1e-9)
+    ratio = updates[:, GRADIENTS != 0] / article[:, GRADIENTS != 0]
+    assert ratio.min() > 1 - 1e-5
+    assert ratio.max() < np.sqrt(2) * (1 + 1e-5)
+
+
+def test_keras_3s_own_floor_would_not_do(updates: np.ndarray) -> None:
+    """Its default epsilon, 1e-7, stands inside the root: gradients of 1e-4 would hardly step."""
+    default = rmsprop(inside=1e-7, outside=0)
+    place = int(np.flatnonzero(GRADIENTS == 1e-4)[0])
+    assert updates[0, place] > 9 * default[0, place]

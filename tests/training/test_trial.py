@@ -1,0 +1,174 @@
+"""A trial's folder and its record: found, read, written and locked; nothing here fits a net."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.recipes import RECIPES, Augmentation
+from training.trial import (
+    Trial,
+    TrialError,
+    find_trials,
+    locked,
+    override,
+    read_record,
+    recipe_of,
+    write_atomically,
+    write_record,
+)
+from training.variants import VARIANTS
+
+ARTICLE, VARIANT = RECIPES["article"], VARIANTS["relu_with_bn"]
+
+HOLD = """
+import sys
+from pathlib import Path
+from training.trial import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_trial_lives_in_a_folder_named_after_it() -> None:
+    trial = Trial(ARTICLE, VARIANT, seed=3, runs=Path("some/runs"))
+    assert trial.folder == Path("some/runs/article/relu_with_bn/seed-3")
+
+
+@pytest.mark.parametrize("selection", [{"keep_best": True}, {"patience": 2}])
+def test_selection_without_a_hold_out_is_refused(selection: dict[str, Any]) -> None:
+    with pytest.raises(TrialError, match=r"nothing is selected on the test set: give --hold-out"):
+        Trial(ARTICLE, VARIANT, seed=0, **selection)
+    assert Trial(ARTICLE, VARIANT, seed=0, hold_out=500, **selection).hold_out == 500
+
+
+def test_whatever_decides_the_weights_is_in_the_configuration(small_dataset: Any) -> None:
+    trial = Trial(ARTICLE, VARIANT, seed=0, hold_out=100)
+    configuration = trial.configuration(small_dataset, 120.0)
+    variations = [
+        replace(trial, recipe=replace(ARTICLE, learning_rate=0.5)),
+        replace(trial, recipe=replace(ARTICLE, augmentation=Augmentation(shear=1.0))),
+        replace(trial, variant=VARIANTS["relu_without_bn"]),
+        replace(trial, seed=1),
+        replace(trial, hold_out=200),
+        replace(trial, keep_best=True),
+        replace(trial, patience=1),
+    ]
+    others = [each.configuration(small_dataset, 120.0) for each in variations]
+    others.append(trial.configuration(replace(small_dataset, checksum="0" * 64), 120.0))
+    others.append(trial.configuration(small_dataset, 121.0))
+    assert all(other != configuration for other in others)
+    assert replace(trial, runs=Path("elsewhere")).configuration(small_dataset, 120.0) == (
+        configuration
+    )
+    json.dumps(configuration)  # a record can hold it
+
+
+def test_the_recipe_is_read_back_as_it_was_run(small_dataset: Any, tmp_path: Path) -> None:
+    recipe = override("article", steps=7, batch=5, learning_rate=0.25)
+    recipe = replace(recipe, augmentation=Augmentation(shear=0.5, zoom=0.0, flip=False))
+    trial = Trial(recipe, VARIANT, seed=0)
+    write_record(tmp_path, {"configuration": trial.configuration(small_dataset, 120.0)})
+    record = read_record(tmp_path)
+    assert record is not None
+    assert recipe_of(record) == recipe
+
+
+def test_overrides_change_what_they_name_and_nothing_else() -> None:
+    assert override("article") == ARTICLE
+    assert override("article", steps=None, batch=None) == ARTICLE
+    assert override("article", steps=5) == replace(ARTICLE, steps=5)
+    assert override("article", epochs=3) == replace(ARTICLE, steps=6_000)
+    assert override("demo", batch=8, learning_rate=0.1) == replace(
+        RECIPES["demo"], batch=8, learning_rate=0.1
+    )
+    assert RECIPES["article"].steps == 40_000  # the table itself stays as it is
+
+
+def test_steps_and_epochs_together_are_refused() -> None:
+    with pytest.raises(TrialError, match="give --steps or --epochs, not both"):
+        override("article", steps=5, epochs=1)
+
+
+def test_a_folder_without_a_record_has_none(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+    assert read_record(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"fitted"', "{}", '{"status": "fitted"}'])
+def test_a_broken_record_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "trial.json").write_text(text)
+    with pytest.raises(
+        TrialError, match=r"trial\.json: .*remove the folder to start over"
+    ) as error:
+        read_record(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    path.write_text("old")
+
+    def write(passing: Path) -> None:
+        passing.write_text("half")
+        assert path.read_text() == "old"
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]  # nothing is left lying about
+    write_atomically(path, lambda passing: passing.write_text("new"))
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_trials_are_found_in_the_variants_order_then_by_seed(tmp_path: Path) -> None:
+    names = [
+        "article/relu_with_bn/seed-10",
+        "article/relu_with_bn/seed-9",
+        "article/sigmoid_without_bn/seed-0",
+        "demo/relu_without_bn/seed-0",
+    ]
+    for name in [*names, "article/tanh_with_bn/seed-0"]:  # one that the study does not know
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "trial.json").write_text("{}")
+    (tmp_path / "article/relu_with_bn/seed-1").mkdir()  # no record
+    found = [str(folder.relative_to(tmp_path)) for folder in find_trials(tmp_path)]
+    assert found == [names[2], names[1], names[0], names[3]]
+    assert find_trials(tmp_path, "demo") == [tmp_path / names[3]]
+    assert find_trials(tmp_path / "nowhere") == []
+
+
+def test_two_processes_cannot_work_on_one_trial_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    folder = tmp_path / "seed-0"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        refusal = f"^{re.escape(str(folder))}: another process is working on this trial"
+        with pytest.raises(TrialError, match=refusal), locked(folder):
+            pytest.fail("two processes hold the same folder")
+        with locked(tmp_path / "seed-1"):  # its neighbour is free
+            pass
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    with locked(folder):
+        pass
+    with locked(folder):  # and again, once it was let go
+        pass
