@@ -27,7 +27,7 @@ from typing import Any
 import click
 import numpy as np
 
-from training.cli import import_quietly, prefer_faster_kernels
+from training.cli import import_quietly
 from training.environment import hardware, versions
 from training.recipes import RECIPES
 from training.variants import VARIANTS
@@ -109,8 +109,6 @@ def ask(process: subprocess.Popen[str]) -> float:
 
 def work(way: str, steps: int) -> None:
     """Serve rounds: a line on stdin is a round, a line on stdout its figure."""
-    if way != "c":  # the article's pipeline runs as the libraries come
-        prefer_faster_kernels()
     import_quietly("keras")
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4_000, 32, 32, 3), dtype=np.uint8)

@@ -17,7 +17,6 @@ from training.recipes import RECIPES
 from training.variants import VARIANTS
 
 PATH = click.Path(path_type=Path)
-AMD = "AuthenticAMD"
 
 
 class Words(click.ParamType[list[str]]):
@@ -132,7 +131,6 @@ def main() -> None:
     Every step picks up what the one before left under --runs, and every step can be repeated: what
     is done is not done again, what was interrupted goes on.
     """
-    prefer_faster_kernels()
 
 
 @main.command()
@@ -290,6 +288,7 @@ def import_quietly(module: str) -> None:
 
     ``TF_CPP_MIN_LOG_LEVEL`` does not reach those lines. Where the import fails they are shown.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
@@ -303,19 +302,3 @@ def import_quietly(module: str) -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def prefer_faster_kernels() -> None:
-    """Choose, before TensorFlow is imported, its faster kernels for these nets on this processor.
-
-    On AMD processors oneDNN's convolutions take 1.7 times as long as Eigen's here (97 against 165
-    pictures/s on two cores of an EPYC 9004; ``python -m benchmarks.training`` measures it). What
-    the environment says already is left alone.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        vendor = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return
-    if AMD in vendor:
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-# Before anything imports TensorFlow: quiet, and the faster path for these nets on AMD CPUs.
+# Before anything imports TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
