@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, g, request
 
 from service.answers import answered_by, top
+from service.compute import compute
 from service.problems import Problem
 from service.repository import Model, UnknownModelError
 from service.state import repository
@@ -29,7 +30,7 @@ def predict() -> dict[str, Any]:
     g.variant = model.variant
     images = [
         {"name": name, "top": top(row, model.card, top_k)}
-        for name, row in zip(upload.names, model.run(upload.images), strict=True)
+        for name, row in zip(upload.names, compute((model, upload.images))[0], strict=True)
     ]
     return {"variant": model.variant, **answered_by(model), "images": images}
 
@@ -40,7 +41,8 @@ def compare() -> dict[str, Any]:
     top_k = _whole(_query("top_k"), "top_k", 5, MAX_TOP_K)
     models = {variant: repository().get(variant) for variant in repository().models}
     upload = read_upload()
-    rows = {variant: model.run(upload.images) for variant, model in models.items()}
+    answers = compute(*((model, upload.images) for model in models.values()))
+    rows = dict(zip(models, answers, strict=True))
     images = [
         {
             "name": name,

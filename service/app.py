@@ -8,7 +8,11 @@ from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
 from service import api, health, logs, problems, state
+from service.capacity import engine_slots
+from service.engine import Engine
+from service.gate import Gate
 from service.repository import ModelError, Repository, open_repository
+from service.runtime import CPU
 from service.settings import Settings
 from service.state import State
 from service.uploads import Request
@@ -46,7 +50,15 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
     # the extra byte is what tells a body that is too large from one that just fits.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.config["MAX_FORM_PARTS"] = settings.max_images
-    state.init_app(app, State(settings, repository, fault))
+    on_gpu = repository is not None and repository.get().provider != CPU
+    engine = Engine(
+        slots=engine_slots(settings, gpu=on_gpu),
+        max_batch=settings.max_batch,
+        queue_images=settings.queue_images,
+        spread=not on_gpu,
+    )
+    state.init_app(app, State(settings, repository, engine, fault))
+    app.wsgi_app = Gate(app.wsgi_app, engine)  # type: ignore[method-assign]
     logs.init_app(app)
     problems.init_app(app)
     app.register_blueprint(api.blueprint)

@@ -37,7 +37,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configuration(level: str) -> dict[str, Any]:
-    """A ``logging.config.dictConfig`` that sends every logger, gunicorn's too, to stdout."""
+    """A ``logging.config.dictConfig`` that sends every logger, the server's too, to stdout."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -51,7 +51,7 @@ def configuration(level: str) -> dict[str, Any]:
         },
         "root": {"level": level.upper(), "handlers": ["stdout"]},
         "loggers": {
-            "gunicorn.error": {"level": level.upper(), "handlers": [], "propagate": True},
+            "_granian": {"level": "WARNING", "handlers": [], "propagate": True},
             "PIL": {"level": "WARNING"},
         },
     }
@@ -64,7 +64,7 @@ def init_app(app: Flask) -> None:
 
 
 def _start() -> None:
-    g.started = time.perf_counter()
+    g.started = time.monotonic()
 
 
 def _log(response: Response) -> Response:
@@ -72,7 +72,7 @@ def _log(response: Response) -> Response:
         "method": request.method,
         "path": request.path,
         "status": response.status_code,
-        "ms": round((time.perf_counter() - g.started) * 1000, 2),
+        "ms": round((time.monotonic() - g.started) * 1000, 2),
     }
     if "variant" in g:
         fields["variant"] = g.variant

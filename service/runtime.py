@@ -21,8 +21,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
 
-from service.cpus import usable_cpus
-
 onnxruntime.disable_telemetry_events()
 
 CUDA = "CUDAExecutionProvider"
@@ -37,9 +35,13 @@ class GpuError(Exception):
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """``threads`` 0 means as many as there are usable CPUs; the memory limit is in bytes."""
+    """``threads`` are one run's, on a CPU; the memory limit is in bytes.
 
-    threads: int = 0
+    ``max_batch`` is the largest batch that is run at once on a GPU.
+    """
+
+    threads: int = 1
+    max_batch: int = 32
     require_gpu: bool = False
     gpu_memory_limit: int = 1 << 30
 
@@ -95,7 +97,7 @@ def why_no_gpu() -> str | None:
 
 def _session(model: bytes, options: RuntimeOptions, providers: list[Any]) -> Any:
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads or usable_cpus()
+    settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
     # A model is one file: weights that it keeps in another were never hashed, and are not found.

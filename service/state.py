@@ -1,4 +1,4 @@
-"""What one worker holds between requests: its models, or the reason why it has none."""
+"""What one worker holds between requests: its models and their engine, or why it has none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from flask import Flask, current_app
 
+from service.engine import Engine
 from service.problems import Problem
 from service.repository import Repository
 from service.settings import Settings
@@ -20,6 +21,7 @@ class State:
 
     settings: Settings
     repository: Repository | None
+    engine: Engine
     fault: str | None
 
 
@@ -45,3 +47,8 @@ def repository() -> Repository:
     if state.repository is None:
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"no model can be served: {state.fault}")
     return state.repository
+
+
+def engine() -> Engine:
+    """The current application's engine."""
+    return state_of(current_app).engine
