@@ -6,10 +6,11 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, g, request
+from flask import Blueprint
 
 from service.answers import answered_by, top
 from service.compute import compute
+from service.messages import current
 from service.problems import Problem
 from service.repository import Model, UnknownModelError
 from service.state import repository
@@ -27,7 +28,7 @@ def predict() -> dict[str, Any]:
     model = _model(query.get("variant"), query)
     top_k = _whole(query, "top_k", 5, MAX_TOP_K)
     upload = read_upload()
-    g.variant = model.variant
+    current().variant = model.variant
     images = [
         {"name": name, "top": top(row, model.card, top_k)}
         for name, row in zip(upload.names, compute((model, upload.images))[0], strict=True)
@@ -96,6 +97,9 @@ def _description(model: Model) -> dict[str, Any]:
 
 def _query(*known: str) -> dict[str, str]:
     """The query's parameters. Raises ``Problem`` 400 for an unknown or repeated one."""
+    request = current()
+    if not request.query_string:
+        return {}
     for name, values in request.args.lists():
         if name not in known:
             allowed = ", ".join(known) or "none"

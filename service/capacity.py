@@ -6,6 +6,7 @@ In: the settings, and the CPUs that may be used. Out: numbers, at least 1.
 from __future__ import annotations
 
 from service.cpus import usable_cpus
+from service.repository import GPU_BATCH
 from service.settings import Settings
 
 CPUS_PER_WORKER = 4
@@ -13,6 +14,10 @@ CPUS_PER_WORKER = 4
 
 SPARE_THREADS = 8
 """Beside those that wait for an answer: to decode, to refuse, to say that all is well."""
+
+CPU_BATCH = 16
+"""A picture in a batch of 16 costs 7 % less than alone, in larger ones no less, and its neighbours
+wait for all of them."""
 
 GPU_SLOTS = 2
 """One batch computes while the next is on its way."""
@@ -35,3 +40,8 @@ def engine_slots(settings: Settings, *, gpu: bool) -> int:
     if gpu:
         return GPU_SLOTS
     return max(1, usable_cpus() // worker_processes(settings) // settings.ort_threads)
+
+
+def engine_batch(settings: Settings, *, gpu: bool) -> int:
+    """Most pictures in one run."""
+    return settings.max_batch or (GPU_BATCH if gpu else CPU_BATCH)

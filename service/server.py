@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from granian.constants import HTTPModes, Interfaces, Loops
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.log import LogLevels
 from granian.server import Server as Granian
 
@@ -33,6 +33,7 @@ def serve(settings: Settings) -> None:
         http=HTTPModes.http1,
         websockets=False,
         loop=Loops.asyncio,
+        runtime_mode=RuntimeModes(__import__('os').environ.get('GR_MODE','st')),
         workers=worker_processes(settings),
         blocking_threads=request_threads(settings),
         respawn_failed_workers=True,

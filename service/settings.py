@@ -91,9 +91,9 @@ SETTINGS = (
     Setting("MAX_IMAGES", "64", _whole(1, 1024), "most pictures in one request; beyond it 413"),
     Setting(
         "MAX_BATCH",
-        "32",
-        _whole(1, 1024),
-        "most pictures that are computed together",
+        "0",
+        _whole(0, 1024),
+        "most pictures that are computed together; 0: 16 on CPUs, 64 on a GPU",
     ),
     Setting(
         "QUEUE_IMAGES",
