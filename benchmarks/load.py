@@ -145,9 +145,7 @@ def run(
     return latencies, answered
 
 
-def summary(
-    latencies: dict[int, list[float]], seconds: float, answered: int
-) -> dict[str, object]:
+def summary(latencies: dict[int, list[float]], seconds: float, answered: int) -> dict[str, object]:
     """Counts, the rate of the right answers, and each status's latencies in milliseconds.
 
     ``answered`` counts the warm-up's too, as does ``cpu_seconds``, which this process has used.

@@ -29,6 +29,7 @@ class Server:
 
     @property
     def address(self) -> str:
+        """Where it listens, as host:port."""
         return f"127.0.0.1:{self.port}"
 
 

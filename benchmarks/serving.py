@@ -85,9 +85,7 @@ class Case:
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seconds", type=float, default=4, show_default=True, help="Of each measurement.")
 @click.option("--overload-seconds", type=float, default=60, show_default=True)
-def main(
-    models: Path, random: bool, rounds: int, seconds: float, overload_seconds: float
-) -> None:
+def main(models: Path, random: bool, rounds: int, seconds: float, overload_seconds: float) -> None:
     """Measure the service and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         if random:
@@ -249,8 +247,10 @@ def make_picture() -> bytes:
 def multipart(picture: bytes) -> bytes:
     """The picture as the field ``image`` of a form."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.png"'
-    return f"{head}\r\nContent-Type: image/png\r\n\r\n".encode() + picture + (
-        f"\r\n--{BOUNDARY}--\r\n".encode()
+    return (
+        f"{head}\r\nContent-Type: image/png\r\n\r\n".encode()
+        + picture
+        + (f"\r\n--{BOUNDARY}--\r\n".encode())
     )
 
 

@@ -12,6 +12,7 @@ from flask.json.provider import DefaultJSONProvider
 
 from service import api, health, logs, problems, state
 from service.capacity import engine_batch, engine_slots
+from service.drain import Drain
 from service.engine import Engine
 from service.gate import Gate
 from service.messages import NoSessions, Request, Response
@@ -47,17 +48,20 @@ class _Flask(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Nothing here is a coroutine: no need to look."""
         return func
+
     json_provider_class = _Json
 
 
-def create_app(settings: Settings, repository: Repository | None = None) -> Flask:
+def create_app(
+    settings: Settings, repository: Repository | None = None, drain: Drain | None = None
+) -> Flask:
     """The service, with the models of ``settings.models_dir`` or those given.
 
     Models that cannot be served are logged and leave the application alive but not ready, so that
     whoever runs it can ask it why. Raises ``GpuError`` where a GPU is required and none works.
     Call it after the process has forked.
     """
-    fault = None
+    fault, drain = None, drain or Drain()
     if repository is None:
         try:
             repository = open_repository(settings)
@@ -76,8 +80,8 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
         queue_images=settings.queue_images,
         spread=not on_gpu,
     )
-    state.init_app(app, State(settings, repository, engine, fault))
-    app.wsgi_app = Gate(app.wsgi_app, engine)  # type: ignore[method-assign]
+    state.init_app(app, State(settings, repository, engine, drain, fault))
+    app.wsgi_app = Gate(app.wsgi_app, engine, drain)  # type: ignore[method-assign]
     logs.init_app(app)
     problems.init_app(app)
     app.register_blueprint(api.blueprint)

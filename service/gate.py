@@ -12,8 +12,9 @@ import logging
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from service.drain import Drain
 from service.engine import Engine
 
 if TYPE_CHECKING:
@@ -38,17 +39,18 @@ log = logging.getLogger(__name__)
 class Gate:
     """``application`` behind the gate; ``refused`` counts what was not let through."""
 
-    def __init__(self, application: WSGIApplication, engine: Engine) -> None:
+    def __init__(self, application: WSGIApplication, engine: Engine, drain: Drain) -> None:
         self._application = application
         self._engine = engine
+        self._drain = drain
         self._next_line = 0.0
         self._unlogged = 0
         self.refused = 0
 
-    def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Refuse, or pass on."""
+        if self._drain.begun:
+            start_response = _last_on_its_connection(start_response)
         if not self._engine.full or environ["REQUEST_METHOD"] != "POST":
             return self._application(environ, start_response)
         self.refused += 1
@@ -60,3 +62,12 @@ class Gate:
             self._unlogged = 0
         start_response(f"{_STATUS} {_STATUS.phrase}", list(_HEADERS))
         return [_BODY]
+
+
+def _last_on_its_connection(start_response: StartResponse) -> StartResponse:
+    """So that a client's next request goes to a server that stays."""
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        return start_response(status, [*headers, ("Connection", "close")], exc_info)
+
+    return start

@@ -51,6 +51,7 @@ def configuration(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonFormatter}},
+        "filters": {"advice": {"()": lambda: _not_advice}},
         "handlers": {
             "stdout": {
                 "class": "logging.StreamHandler",
@@ -60,10 +61,15 @@ def configuration(level: str) -> dict[str, Any]:
         },
         "root": {"level": level.upper(), "handlers": ["stdout"]},
         "loggers": {
-            "_granian": {"level": "WARNING", "handlers": [], "propagate": True},
+            "_granian": {"handlers": [], "propagate": True, "filters": ["advice"]},
             "PIL": {"level": "WARNING"},
         },
     }
+
+
+def _not_advice(record: logging.LogRecord) -> bool:
+    """Granian advises against more threads than CPUs, but most of these wait."""
+    return not str(record.msg).startswith("Configuration allows spawning")
 
 
 class RequestLog:

@@ -59,17 +59,22 @@ class Response(flask.Response):
     Werkzeug wraps even that in an iterator, which Granian would have to stream.
     """
 
-    def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """As WSGI has it."""
-        body = self.response
-        plain = isinstance(body, list) and not self._on_close and environ["REQUEST_METHOD"] != "HEAD"
-        if not plain or self.status_code in (204, 304) or self.status_code < 200:
+        body: Any = self.response
+        if (
+            not isinstance(body, list)
+            or [type(each) for each in body] != [bytes]
+            or self._on_close
+            or environ["REQUEST_METHOD"] == "HEAD"
+            or not 200 <= self.status_code < 600
+            or self.status_code in (204, 304)
+        ):
             return super().__call__(environ, start_response)
-        self.headers["Content-Length"] = str(sum(map(len, body)))
+        self.headers["Content-Length"] = str(len(body[0]))
         start_response(self.status, self.headers.to_wsgi_list())
-        return body
+        chunks: list[bytes] = body
+        return chunks
 
 
 class NoSessions(SessionInterface):

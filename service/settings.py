@@ -107,6 +107,12 @@ SETTINGS = (
         _whole(1, 3600),
         "seconds from a request's arrival until its answer must be computed; beyond it 504",
     ),
+    Setting(
+        "DRAIN_SECONDS",
+        "1",
+        _whole(0, 3600),
+        "seconds after SIGTERM in which /health/ready says 503 and requests are still answered",
+    ),
     Setting("REQUIRE_GPU", "0", _flag, "1: refuse to start where no GPU works"),
     Setting(
         "GPU_MEMORY_LIMIT",
@@ -144,6 +150,7 @@ class Settings:
     max_batch: int
     queue_images: int
     deadline_seconds: int
+    drain_seconds: int
     require_gpu: bool
     gpu_memory_limit: int
     ort_threads: int

@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from flask import Flask, current_app
 
+from service.drain import Drain
 from service.engine import Engine
 from service.problems import Problem
 from service.repository import Repository
@@ -22,6 +23,7 @@ class State:
     settings: Settings
     repository: Repository | None
     engine: Engine
+    drain: Drain
     fault: str | None
 
 
@@ -52,3 +54,8 @@ def repository() -> Repository:
 def engine() -> Engine:
     """The current application's engine."""
     return state_of(current_app).engine
+
+
+def draining() -> bool:
+    """Whether the server is about to end."""
+    return state_of(current_app).drain.begun

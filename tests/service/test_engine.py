@@ -253,9 +253,7 @@ def test_thousands_of_mixed_requests_equal_their_serial_answers(
         generator = np.random.default_rng(seed)
         names = generator.choice(list(models), size=generator.integers(1, 3))
         parts = [generator.integers(0, 40, size=generator.choice([1, 1, 1, 2, 20])) for _ in names]
-        tasks = [
-            (models[name], stock[index]) for name, index in zip(names, parts, strict=True)
-        ]
+        tasks = [(models[name], stock[index]) for name, index in zip(names, parts, strict=True)]
         rows = engine.run(tasks, deadline=time.monotonic() + 60)
         for name, index, found in zip(names, parts, rows, strict=True):
             np.testing.assert_allclose(found, expected[name][index], atol=1e-5)
