@@ -8,9 +8,9 @@ from typing import Any
 
 from flask import Blueprint
 
-from service.answers import answered_by, top
+from service.answers import answered_by, prediction_json, top
 from service.compute import compute
-from service.messages import current
+from service.messages import Response, current
 from service.problems import Problem
 from service.repository import Model, UnknownModelError
 from service.state import repository
@@ -22,18 +22,16 @@ blueprint = Blueprint("api", __name__)
 
 
 @blueprint.post("/predict")
-def predict() -> dict[str, Any]:
+def predict() -> Response:
     """One variant's answer to every picture of the request."""
     query = _query("variant", "version", "top_k")
     model = _model(query.get("variant"), query)
     top_k = _whole(query, "top_k", 5, MAX_TOP_K)
     upload = read_upload()
     current().variant = model.variant
-    images = [
-        {"name": name, "top": top(row, model.card, top_k)}
-        for name, row in zip(upload.names, compute((model, upload.images))[0], strict=True)
-    ]
-    return {"variant": model.variant, **answered_by(model), "images": images}
+    (rows,) = compute((model, upload.images))
+    text = prediction_json(model, upload.names, rows, top_k)
+    return Response(text, mimetype="application/json")
 
 
 @blueprint.post("/compare")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from service.forms import plain_files
 from service.messages import Request, current
 from service.pictures import (
     PictureError,
@@ -54,7 +55,6 @@ def read_upload() -> Upload:
     """
     request, settings = current(), current_settings()
     if request.mimetype == "multipart/form-data":
-        _read(request, settings.max_body_bytes)
         parts = _multipart(request, settings)
     else:
         body = _read(request, settings.max_body_bytes)
@@ -93,6 +93,10 @@ def _read(request: Request, limit: int) -> bytes:
 
 def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, bytes]]:
     """The files of field ``image``, in their order."""
+    body = _read(request, settings.max_body_bytes)
+    plain = plain_files(body, request.content_type or "")
+    if plain and len(plain) <= settings.max_images and all(field == FIELD for field, _, _ in plain):
+        return [(name, content) for _, name, content in plain]
     try:
         form, uploads = request.form, request.files
     except RequestEntityTooLarge:
