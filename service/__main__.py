@@ -32,9 +32,9 @@ def _settings_help() -> str:
 def cli(context: click.Context) -> None:
     """Classify pictures with the exported models: over HTTP (no command), or from here."""
     if context.invoked_subcommand is None:
-        from service.server import Server
+        from service.server import serve
 
-        Server(_settings()).run()
+        serve(_settings())
 
 
 @cli.command()

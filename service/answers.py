@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,49 @@ def top(probabilities: NDArray[np.float32], card: ModelCard, k: int) -> list[dic
         {
             "label": card.classes[index],
             "superclass": card.superclasses[index],
-            "index": int(index),
+            "index": index,
             "probability": float(probabilities[index]),
         }
-        for index in np.argsort(-probabilities, kind="stable")[:k]
+        for index in _likeliest(probabilities, k)
     ]
+
+
+def prediction_json(
+    model: Model, names: Sequence[str | None], rows: NDArray[np.float32], k: int
+) -> str:
+    """The whole answer of ``/predict``, nearly all of which was written before the first request.
+
+    ``rows`` are float32 [N, classes], for N names.
+    """
+    head, classes = _written(model)
+    images = []
+    for name, row in zip(names, rows, strict=True):
+        guesses = [f"{classes[index]}{float(row[index])!r}}}" for index in _likeliest(row, k)]
+        images.append(f'{{"name":{json.dumps(name)},"top":[{",".join(guesses)}]}}')
+    return f"{head}{','.join(images)}]}}"
+
+
+@lru_cache(maxsize=256)
+def _written(model: Model) -> tuple[str, tuple[str, ...]]:
+    """What every answer of ``model`` begins with, and every guess of each class."""
+
+    def beginning(fields: dict[str, Any], last: str) -> str:
+        return f'{json.dumps(fields, separators=(",", ":"))[:-1]},"{last}":'
+
+    card = model.card
+    classes = zip(card.classes, card.superclasses, strict=True)
+    return (
+        beginning({"variant": model.variant, **answered_by(model)}, "images") + "[",
+        tuple(
+            beginning({"label": name, "superclass": parent, "index": index}, "probability")
+            for index, (name, parent) in enumerate(classes)
+        ),
+    )
+
+
+def _likeliest(probabilities: NDArray[np.float32], k: int) -> list[int]:
+    order: list[int] = (-probabilities).argsort(kind="stable")[:k].tolist()
+    return order
 
 
 def answered_by(model: Model) -> dict[str, Any]:

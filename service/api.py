@@ -6,9 +6,11 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, g, request
+from flask import Blueprint
 
-from service.answers import answered_by, top
+from service.answers import answered_by, prediction_json, top
+from service.compute import compute
+from service.messages import Response, current
 from service.problems import Problem
 from service.repository import Model, UnknownModelError
 from service.state import repository
@@ -20,18 +22,16 @@ blueprint = Blueprint("api", __name__)
 
 
 @blueprint.post("/predict")
-def predict() -> dict[str, Any]:
+def predict() -> Response:
     """One variant's answer to every picture of the request."""
     query = _query("variant", "version", "top_k")
     model = _model(query.get("variant"), query)
     top_k = _whole(query, "top_k", 5, MAX_TOP_K)
     upload = read_upload()
-    g.variant = model.variant
-    images = [
-        {"name": name, "top": top(row, model.card, top_k)}
-        for name, row in zip(upload.names, model.run(upload.images), strict=True)
-    ]
-    return {"variant": model.variant, **answered_by(model), "images": images}
+    current().variant = model.variant
+    (rows,) = compute((model, upload.images))
+    text = prediction_json(model, upload.names, rows, top_k)
+    return Response(text, mimetype="application/json")
 
 
 @blueprint.post("/compare")
@@ -40,7 +40,8 @@ def compare() -> dict[str, Any]:
     top_k = _whole(_query("top_k"), "top_k", 5, MAX_TOP_K)
     models = {variant: repository().get(variant) for variant in repository().models}
     upload = read_upload()
-    rows = {variant: model.run(upload.images) for variant, model in models.items()}
+    answers = compute(*((model, upload.images) for model in models.values()))
+    rows = dict(zip(models, answers, strict=True))
     images = [
         {
             "name": name,
@@ -94,6 +95,9 @@ def _description(model: Model) -> dict[str, Any]:
 
 def _query(*known: str) -> dict[str, str]:
     """The query's parameters. Raises ``Problem`` 400 for an unknown or repeated one."""
+    request = current()
+    if not request.query_string:
+        return {}
     for name, values in request.args.lists():
         if name not in known:
             allowed = ", ".join(known) or "none"

@@ -2,39 +2,66 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
 from service import api, health, logs, problems, state
+from service.capacity import engine_batch, engine_slots
+from service.drain import Drain
+from service.engine import Engine
+from service.gate import Gate
+from service.messages import NoSessions, Request, Response
 from service.repository import ModelError, Repository, open_repository
+from service.runtime import CPU
 from service.settings import Settings
 from service.state import State
-from service.uploads import Request
 
 log = logging.getLogger(__name__)
 
 
 class _Json(DefaultJSONProvider):
-    """Fields in the order in which the documentation names them."""
+    """Fields in the order in which the documentation names them, without spaces."""
 
     sort_keys = False
+    _encoder = json.JSONEncoder(separators=(",", ":"), default=DefaultJSONProvider.default)
+
+    def dumps(self, obj: Any, **options: Any) -> str:
+        """As Flask has it; without options, by an encoder that is made once."""
+        return super().dumps(obj, **options) if options else self._encoder.encode(obj)
+
+    def response(self, *arguments: Any, **fields: Any) -> Response:
+        """As Flask has it, without the newline at the end."""
+        text = self.dumps(self._prepare_response_obj(arguments, fields))
+        return Response(text, mimetype=self.mimetype)
 
 
 class _Flask(Flask):
     request_class = Request
+    response_class = Response
+    session_interface = NoSessions()
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Nothing here is a coroutine: no need to look."""
+        return func
+
     json_provider_class = _Json
 
 
-def create_app(settings: Settings, repository: Repository | None = None) -> Flask:
+def create_app(
+    settings: Settings, repository: Repository | None = None, drain: Drain | None = None
+) -> Flask:
     """The service, with the models of ``settings.models_dir`` or those given.
 
     Models that cannot be served are logged and leave the application alive but not ready, so that
     whoever runs it can ask it why. Raises ``GpuError`` where a GPU is required and none works.
     Call it after the process has forked.
     """
-    fault = None
+    fault, drain = None, drain or Drain()
     if repository is None:
         try:
             repository = open_repository(settings)
@@ -46,7 +73,15 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
     # the extra byte is what tells a body that is too large from one that just fits.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.config["MAX_FORM_PARTS"] = settings.max_images
-    state.init_app(app, State(settings, repository, fault))
+    on_gpu = repository is not None and repository.get().provider != CPU
+    engine = Engine(
+        slots=engine_slots(settings, gpu=on_gpu),
+        max_batch=engine_batch(settings, gpu=on_gpu),
+        queue_images=settings.queue_images,
+        spread=not on_gpu,
+    )
+    state.init_app(app, State(settings, repository, engine, drain, fault))
+    app.wsgi_app = Gate(app.wsgi_app, engine, drain)  # type: ignore[method-assign]
     logs.init_app(app)
     problems.init_app(app)
     app.register_blueprint(api.blueprint)

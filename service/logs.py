@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing.util
+import threading
 import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response
 
+from service.messages import current
+
+DELAY = 0.1
+"""Seconds until a request's line is written."""
+
+_KEY = "batchnorm-request-log"
 _FIELDS = ("method", "path", "status", "ms", "variant")
 
 log = logging.getLogger("service.request")
@@ -37,11 +46,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configuration(level: str) -> dict[str, Any]:
-    """A ``logging.config.dictConfig`` that sends every logger, gunicorn's too, to stdout."""
+    """A ``logging.config.dictConfig`` that sends every logger, the server's too, to stdout."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonFormatter}},
+        "filters": {"advice": {"()": lambda: _not_advice}},
         "handlers": {
             "stdout": {
                 "class": "logging.StreamHandler",
@@ -51,30 +61,81 @@ def configuration(level: str) -> dict[str, Any]:
         },
         "root": {"level": level.upper(), "handlers": ["stdout"]},
         "loggers": {
-            "gunicorn.error": {"level": level.upper(), "handlers": [], "propagate": True},
+            "_granian": {"handlers": [], "propagate": True, "filters": ["advice"]},
             "PIL": {"level": "WARNING"},
         },
     }
 
 
+def _not_advice(record: logging.LogRecord) -> bool:
+    """Granian advises against more threads than CPUs, but most of these wait."""
+    return not str(record.msg).startswith("Configuration allows spawning")
+
+
+class RequestLog:
+    """Collects what requests did, and writes it a little later from a thread of its own.
+
+    Logging in the request's thread, between two runs of a model, was measured at a tenth of the
+    whole request. At worst, a process that is killed loses its last ``DELAY`` seconds.
+    """
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[float, dict[str, Any]]] = deque()
+        self._some = threading.Event()
+        self._writing = threading.Lock()
+        self._started = False
+
+    def add(self, fields: dict[str, Any]) -> None:
+        """Have one line written, dated now."""
+        self._lines.append((time.time(), fields))
+        if not self._some.is_set():
+            self._some.set()
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._write_on, name="request-log", daemon=True).start()
+                # A worker process ends without atexit; this is called in any process.
+                multiprocessing.util.Finalize(self, self.flush, exitpriority=1)
+
+    def flush(self) -> None:
+        """Write every line that has been added."""
+        with self._writing:
+            while self._lines:
+                created, fields = self._lines.popleft()
+                record = log.makeRecord(
+                    log.name, logging.INFO, __file__, 0, "answered", (), None, extra=fields
+                )
+                record.created = created
+                log.handle(record)
+
+    def _write_on(self) -> None:
+        while True:
+            self._some.wait()
+            time.sleep(DELAY)
+            self._some.clear()
+            self.flush()
+
+
 def init_app(app: Flask) -> None:
     """Log every request that ``app`` answers."""
-    app.before_request(_start)
-    app.after_request(_log)
+    lines = app.extensions[_KEY] = RequestLog()
+
+    @app.after_request
+    def add(response: Response) -> Response:
+        if log.isEnabledFor(logging.INFO):
+            request = current()
+            fields: dict[str, Any] = {
+                "method": request.method,
+                "path": request.path,
+                "status": response.status_code,
+                "ms": round((time.monotonic() - request.started) * 1000, 2),
+            }
+            if request.variant is not None:
+                fields["variant"] = request.variant
+            lines.add(fields)
+        return response
 
 
-def _start() -> None:
-    g.started = time.perf_counter()
-
-
-def _log(response: Response) -> Response:
-    fields: dict[str, Any] = {
-        "method": request.method,
-        "path": request.path,
-        "status": response.status_code,
-        "ms": round((time.perf_counter() - g.started) * 1000, 2),
-    }
-    if "variant" in g:
-        fields["variant"] = g.variant
-    log.info("answered", extra=fields)
-    return response
+def flush(app: Flask) -> None:
+    """Write what ``app`` has logged so far."""
+    lines: RequestLog = app.extensions[_KEY]
+    lines.flush()

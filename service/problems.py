@@ -6,6 +6,7 @@ A view raises ``Problem(status, detail)``. The body is {"type", "title", "status
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from flask import Flask, Response, json
@@ -15,10 +16,13 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 class Problem(Exception):  # noqa: N818 - the RFC's word
     """An answer that is an error: its status code, and what the caller can do about it."""
 
-    def __init__(self, status: HTTPStatus, detail: str) -> None:
+    def __init__(
+        self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.headers = headers or {}
 
 
 def init_app(app: Flask) -> None:
@@ -28,7 +32,9 @@ def init_app(app: Flask) -> None:
 
 
 def _from_problem(problem: Problem) -> Response:
-    return _response(problem.status, problem.detail)
+    answer = _response(problem.status, problem.detail)
+    answer.headers.update(problem.headers)
+    return answer
 
 
 def _from_http_exception(error: HTTPException) -> Response:

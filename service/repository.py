@@ -30,14 +30,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.card import CARD_KEY, CardError, ModelCard
-from service.cpus import usable_cpus
 from service.manifest import MANIFEST, Entry, Manifest
 from service.records import RecordError
-from service.runtime import DEFAULT_OPTIONS, GpuError, RuntimeOptions, create_session
+from service.runtime import CUDA, DEFAULT_OPTIONS, GpuError, RuntimeOptions, create_session
 from service.settings import Settings
 
 IMAGE_SHAPE = (32, 32, 3)
 WAY_OUT = 'run "make export" again'
+GPU_BATCH = 64
+"""The largest batch on a GPU, where the settings do not say."""
+
 BATCH_TOLERANCE = 1e-4
 """A graph in training mode moves by tenths; float32 in another order of summing, by 1e-6."""
 
@@ -54,7 +56,15 @@ class Model:
     """One model in memory and the ONNX Runtime session that runs it; safe to share by threads."""
 
     def __init__(
-        self, session: Any, *, card: ModelCard, file: str, version: int, sha256: str, size: int
+        self,
+        session: Any,
+        *,
+        card: ModelCard,
+        file: str,
+        version: int,
+        sha256: str,
+        size: int,
+        max_batch: int,
     ) -> None:
         self._session = session
         self.card = card
@@ -64,6 +74,9 @@ class Model:
         self.sha256 = sha256
         self.bytes = size
         self.provider: str = session.get_providers()[0]
+        # On a GPU the first run of a batch size plans and compiles; every size that will ever
+        # run is one of these, and has run before the first caller comes.
+        self.batch_sizes = _powers_of_two(max_batch or GPU_BATCH) if self.provider == CUDA else ()
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities of every class: uint8 [N, 32, 32, 3] RGB 0..255 -> float32 [N, classes].
@@ -74,10 +87,26 @@ class Model:
             raise ValueError(
                 f"images are {images.dtype} {list(images.shape)}, not uint8 [N, 32, 32, 3]"
             )
+        if not self.batch_sizes:
+            return self._run(images)
+        most = self.batch_sizes[-1]
+        parts = [self._run_padded(images[i : i + most]) for i in range(0, len(images), most)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         probabilities: NDArray[np.float32] = self._session.run(
             ["probabilities"], {"images": images}
         )[0]
         return probabilities
+
+    def _run_padded(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        count = len(images)
+        size = next(size for size in self.batch_sizes if size >= count)
+        if size > count:
+            padded = np.zeros((size, *IMAGE_SHAPE), np.uint8)
+            padded[:count] = images
+            images = padded
+        return self._run(images)[:count]
 
 
 class Repository:
@@ -108,12 +137,13 @@ class Repository:
 
 
 def open_repository(settings: Settings) -> Repository:
-    """Load the repository that the settings name, for one worker of as many as they say.
+    """Load the repository that the settings name.
 
     Raises as ``load_repository`` does.
     """
     options = RuntimeOptions(
-        threads=settings.ort_threads or max(1, usable_cpus() // settings.web_concurrency),
+        threads=settings.ort_threads,
+        max_batch=settings.max_batch,
         require_gpu=settings.require_gpu,
         gpu_memory_limit=settings.gpu_memory_limit,
     )
@@ -170,6 +200,7 @@ def load_model(
         version=version,
         sha256=digest,
         size=len(data),
+        max_batch=options.max_batch,
     )
     _check_interface(session, model.card, name)
     _warm_up(model, name)
@@ -238,8 +269,10 @@ def _warm_up(model: Model, name: str) -> None:
     Raises ``ModelError`` for rows that are no probabilities, and for a graph that still
     normalizes by its batch: the fault this project is about.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (8, *IMAGE_SHAPE), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (4, *IMAGE_SHAPE), dtype=np.uint8)
     try:
+        for size in model.batch_sizes:
+            model.run(np.zeros((size, *IMAGE_SHAPE), np.uint8))
         together = model.run(noise)
         alone = np.concatenate([model.run(noise[i : i + 1]) for i in range(len(noise))])
     except Exception as error:  # its bindings raise a dozen unrelated types
@@ -254,6 +287,11 @@ def _warm_up(model: Model, name: str) -> None:
             f"{name}: a picture's answer changes by {moved:.2g} with the others in its batch, "
             f"as in a graph exported in training mode; {WAY_OUT}"
         )
+
+
+def _powers_of_two(most: int) -> tuple[int, ...]:
+    """1, 2, 4, 8, ... and ``most``."""
+    return (*(1 << i for i in range(most.bit_length()) if 1 << i < most), most)
 
 
 def _first_line(error: Exception) -> str:

@@ -64,15 +64,16 @@ SETTINGS = (
     Setting("PORT", "8000", _whole(1, 65535), "TCP port to listen on"),
     Setting(
         "WEB_CONCURRENCY",
-        "1",
-        _whole(1, 256),
-        "worker processes; each loads every model for itself",
+        "0",
+        _whole(0, 256),
+        "worker processes; each loads every model for itself; 0: one for every 4 usable CPUs, "
+        "and one alone where a GPU works",
     ),
     Setting(
         "THREADS",
-        "4",
-        _whole(1, 256),
-        "request threads in each worker; each may be decoding one picture",
+        "0",
+        _whole(0, 1024),
+        "request threads in each worker; 0: enough for a full queue, and to refuse what is beyond",
     ),
     Setting(
         "MAX_BODY_BYTES",
@@ -88,6 +89,30 @@ SETTINGS = (
         "decoded; beyond it 413",
     ),
     Setting("MAX_IMAGES", "64", _whole(1, 1024), "most pictures in one request; beyond it 413"),
+    Setting(
+        "MAX_BATCH",
+        "0",
+        _whole(0, 1024),
+        "most pictures that are computed together; 0: 16 on CPUs, 64 on a GPU",
+    ),
+    Setting(
+        "QUEUE_IMAGES",
+        "64",
+        _whole(1, 4096),
+        "pictures that may wait in each worker to be computed; beyond it 503",
+    ),
+    Setting(
+        "DEADLINE_SECONDS",
+        "10",
+        _whole(1, 3600),
+        "seconds from a request's arrival until its answer must be computed; beyond it 504",
+    ),
+    Setting(
+        "DRAIN_SECONDS",
+        "1",
+        _whole(0, 3600),
+        "seconds after SIGTERM in which /health/ready says 503 and requests are still answered",
+    ),
     Setting("REQUIRE_GPU", "0", _flag, "1: refuse to start where no GPU works"),
     Setting(
         "GPU_MEMORY_LIMIT",
@@ -97,9 +122,9 @@ SETTINGS = (
     ),
     Setting(
         "ORT_THREADS",
-        "0",
-        _whole(0, 1024),
-        "CPU threads of each model; 0: the usable CPUs, shared among the workers",
+        "1",
+        _whole(1, 1024),
+        "CPU threads of one run; there are as many runs at a time as the usable CPUs have room for",
     ),
     Setting(
         "LOG_LEVEL",
@@ -122,6 +147,10 @@ class Settings:
     max_body_bytes: int
     max_pixels: int
     max_images: int
+    max_batch: int
+    queue_images: int
+    deadline_seconds: int
+    drain_seconds: int
     require_gpu: bool
     gpu_memory_limit: int
     ort_threads: int

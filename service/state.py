@@ -1,4 +1,4 @@
-"""What one worker holds between requests: its models, or the reason why it has none."""
+"""What one worker holds between requests: its models and their engine, or why it has none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from http import HTTPStatus
 
 from flask import Flask, current_app
 
+from service.drain import Drain
+from service.engine import Engine
 from service.problems import Problem
 from service.repository import Repository
 from service.settings import Settings
@@ -20,6 +22,8 @@ class State:
 
     settings: Settings
     repository: Repository | None
+    engine: Engine
+    drain: Drain
     fault: str | None
 
 
@@ -45,3 +49,13 @@ def repository() -> Repository:
     if state.repository is None:
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"no model can be served: {state.fault}")
     return state.repository
+
+
+def engine() -> Engine:
+    """The current application's engine."""
+    return state_of(current_app).engine
+
+
+def draining() -> bool:
+    """Whether the server is about to end."""
+    return state_of(current_app).drain.begun

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from io import BytesIO
-from typing import IO
 
-import flask
 import numpy as np
-from flask import request
 from numpy.typing import NDArray
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from service.forms import plain_files
+from service.messages import Request, current
 from service.pictures import (
     PictureError,
     PictureTooLargeError,
@@ -26,7 +24,8 @@ from service.pictures import (
     decode,
 )
 from service.problems import Problem
-from service.state import settings
+from service.settings import Settings
+from service.state import settings as current_settings
 
 FIELD = "image"
 
@@ -35,19 +34,6 @@ _STATUS = {
     UndecodablePictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PictureTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }
-
-
-class Request(flask.Request):
-    """A request that keeps uploads in memory; the body's ceiling bounds it. Nothing hits a disk."""
-
-    def _get_file_stream(
-        self,
-        total_content_length: int | None,
-        content_type: str | None,
-        filename: str | None = None,
-        content_length: int | None = None,
-    ) -> IO[bytes]:
-        return BytesIO()
 
 
 @dataclass(frozen=True)
@@ -67,18 +53,22 @@ def read_upload() -> Upload:
     Raises ``Problem`` 400 (no picture), 413 (too large, too many), 415 (not a supported picture)
     and 422 (cannot be decoded).
     """
-    body = _body(settings().max_body_bytes)
+    request, settings = current(), current_settings()
     if request.mimetype == "multipart/form-data":
-        parts = _multipart()
-    elif body:
-        parts = [(None, body)]
+        parts = _multipart(request, settings)
     else:
-        raise Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
-    images = [_decode(name, data) for name, data in parts]
-    return Upload(tuple(name for name, _ in parts), np.stack(images))
+        body = _read(request, settings.max_body_bytes)
+        if not body:
+            raise Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
+        parts = [(None, body)]
+    images = [_decode(name, data, settings.max_pixels) for name, data in parts]
+    return Upload(
+        tuple(name for name, _ in parts),
+        images[0][None] if len(images) == 1 else np.stack(images),
+    )
 
 
-def _body(limit: int) -> bytes:
+def _read(request: Request, limit: int) -> bytes:
     """The whole body, which is then parsed from memory. Raises ``Problem`` 400 and 413."""
     body = b""
     try:
@@ -101,14 +91,18 @@ def _body(limit: int) -> bytes:
     return body
 
 
-def _multipart() -> list[tuple[str | None, bytes]]:
+def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, bytes]]:
     """The files of field ``image``, in their order."""
+    body = _read(request, settings.max_body_bytes)
+    plain = plain_files(body, request.content_type or "")
+    if plain and len(plain) <= settings.max_images and all(field == FIELD for field, _, _ in plain):
+        return [(name, content) for _, name, content in plain]
     try:
         form, uploads = request.form, request.files
     except RequestEntityTooLarge:
         raise Problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the form has more parts than the {settings().max_images} pictures that one request "
+            f"the form has more parts than the {settings.max_images} pictures that one request "
             "may hold, or a text field that is too long",
         ) from None
     strangers = sorted({*form, *uploads} - {FIELD})
@@ -123,12 +117,12 @@ def _multipart() -> list[tuple[str | None, bytes]]:
     return [(file.filename or None, file.read()) for file in files]
 
 
-def _decode(name: str | None, data: bytes) -> NDArray[np.uint8]:
+def _decode(name: str | None, data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     label = _shown(name) if name else "the picture"
     if not data:
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{label}: the file is empty")
     try:
-        return decode(data, max_pixels=settings().max_pixels)
+        return decode(data, max_pixels=max_pixels)
     except PictureError as error:
         raise Problem(_STATUS[type(error)], f"{label}: {error}") from error
 

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from service.app import create_app
-from service.logs import JsonFormatter
+from service.logs import JsonFormatter, flush
 from service.repository import load_repository
 from service.settings import Settings
 from tests.service.hostile import BAD, GOOD, PHOTO
@@ -295,6 +295,7 @@ def test_a_request_leaves_one_log_line_without_its_content(
 ) -> None:
     caplog.set_level(logging.INFO, logger="service.request")
     client.post("/predict?variant=relu_with_bn", data=PNG, headers={"Authorization": "secret"})
+    flush(client.application)
     (record,) = caplog.records
     line = json.loads(JsonFormatter().format(record))
     assert set(line) == {

@@ -25,7 +25,7 @@ def test_every_setting_is_documented_in_the_table_and_in_help(runner: CliRunner)
 
 def test_values_come_from_the_environment_and_empty_ones_count_as_not_set() -> None:
     settings = Settings.from_environment({"PORT": "80", "REQUIRE_GPU": "1", "THREADS": ""})
-    assert (settings.port, settings.require_gpu, settings.threads) == (80, True, 4)
+    assert (settings.port, settings.require_gpu, settings.threads) == (80, True, 0)
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,17 @@ def test_values_come_from_the_environment_and_empty_ones_count_as_not_set() -> N
         ("PORT", " 8000", "a whole number from 1 to 65535"),
         ("PORT", "٨", "a whole number from 1 to 65535"),
         ("PORT", "9" * 5000, "a whole number from 1 to 65535"),
-        ("WEB_CONCURRENCY", "0", "a whole number from 1 to 256"),
-        ("THREADS", "-1", "a whole number from 1 to 256"),
+        ("WEB_CONCURRENCY", "-1", "a whole number from 0 to 256"),
+        ("THREADS", "-1", "a whole number from 0 to 1024"),
         ("MAX_BODY_BYTES", "10MB", "a whole number from 1 to"),
         ("MAX_PIXELS", "1e6", "a whole number from 1 to"),
         ("MAX_IMAGES", "0", "a whole number from 1 to"),
+        ("MAX_BATCH", "-1", "a whole number from 0 to"),
+        ("QUEUE_IMAGES", "0", "a whole number from 1 to"),
+        ("DEADLINE_SECONDS", "0.5", "a whole number from 1 to"),
         ("REQUIRE_GPU", "yes", "0 or 1"),
         ("GPU_MEMORY_LIMIT", "1", "a whole number from"),
-        ("ORT_THREADS", "-1", "a whole number from 0 to"),
+        ("ORT_THREADS", "0", "a whole number from 1 to"),
         ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
     ],
 )

@@ -1,0 +1,30 @@
+"""What a view calls to have pictures computed: the engine, with its refusals as problems."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from service.engine import DeadlineError, OverloadedError, Rows, Task
+from service.gate import FULL, RETRY_AFTER
+from service.messages import current
+from service.problems import Problem
+from service.state import engine, settings
+
+
+def compute(*tasks: Task) -> list[Rows]:
+    """Probabilities, float32 [N, classes], of each task: a model and uint8 [N, 32, 32, 3].
+
+    Raises ``Problem`` 503 where the queue is full and 504 where the deadline has passed, counted
+    from the request's arrival (``Request.started``).
+    """
+    seconds = settings().deadline_seconds
+    try:
+        return engine().run(tasks, deadline=current().started + seconds)
+    except OverloadedError:
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE, FULL, headers={"Retry-After": RETRY_AFTER}
+        ) from None
+    except DeadlineError:
+        raise Problem(
+            HTTPStatus.GATEWAY_TIMEOUT, f"no answer within the {seconds} seconds allowed"
+        ) from None

@@ -1,0 +1,73 @@
+"""The gate before the application: while the queue is full, it refuses at next to no cost.
+
+In and out: WSGI. A service that spends on what it refuses has less left for what it serves, so a
+POST that comes while the engine's queue is full gets its 503 here, before Flask, before its body
+is read. Such answers are logged as one line a second with their count.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from service.drain import Drain
+from service.engine import Engine
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+FULL = "too many pictures are waiting already; try again later"
+RETRY_AFTER = "1"
+
+_STATUS = HTTPStatus.SERVICE_UNAVAILABLE
+_BODY = json.dumps(
+    {"type": "about:blank", "title": _STATUS.phrase, "status": _STATUS, "detail": FULL}
+).encode()
+_HEADERS = [
+    ("Content-Type", "application/problem+json"),
+    ("Content-Length", str(len(_BODY))),
+    ("Retry-After", RETRY_AFTER),
+]
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """``application`` behind the gate; ``refused`` counts what was not let through."""
+
+    def __init__(self, application: WSGIApplication, engine: Engine, drain: Drain) -> None:
+        self._application = application
+        self._engine = engine
+        self._drain = drain
+        self._next_line = 0.0
+        self._unlogged = 0
+        self.refused = 0
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Refuse, or pass on."""
+        if self._drain.begun:
+            start_response = _last_on_its_connection(start_response)
+        if not self._engine.full or environ["REQUEST_METHOD"] != "POST":
+            return self._application(environ, start_response)
+        self.refused += 1
+        self._unlogged += 1
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + 1
+            log.warning("refused %d requests: the queue is full", self._unlogged)
+            self._unlogged = 0
+        start_response(f"{_STATUS} {_STATUS.phrase}", list(_HEADERS))
+        return [_BODY]
+
+
+def _last_on_its_connection(start_response: StartResponse) -> StartResponse:
+    """So that a client's next request goes to a server that stays."""
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        return start_response(status, [*headers, ("Connection", "close")], exc_info)
+
+    return start

@@ -1,0 +1,80 @@
+"""The quick form reader finds what Werkzeug finds, or leaves it to Werkzeug."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from werkzeug.test import EnvironBuilder
+
+from service.forms import plain_files
+from service.messages import Request
+
+B = "XX"
+KIND = f"multipart/form-data; boundary={B}"
+SCRAPS = st.sampled_from(
+    [
+        *(b"\r\n", b"\n", b"--", b"--XX", b"\r\n--XX", b"\r\n--XX--\r\n", b"XX", b" ", b'"', b";"),
+        b'Content-Disposition: form-data; name="image"; filename="a.png"',
+        b'content-disposition: form-data; name="image"; filename="b\xc3\xa9.png"',
+        b'Content-Disposition: form-data; filename="c.png"; name="image"',
+        b'Content-Disposition: form-data; name="text"',
+        b"Content-Type: image/png",
+        b"Content-Length: 3",
+        b"\x89PNG",
+    ]
+)
+
+
+def werkzeugs(body: bytes, kind: str) -> list[tuple[str, str, bytes]]:
+    environ = EnvironBuilder(method="POST", data=body, content_type=kind).get_environ()
+    request = Request(environ)
+    assert not list(request.form.items())
+    return [
+        (field, str(file.filename), file.read()) for field, file in request.files.items(multi=True)
+    ]
+
+
+def part(field: str, name: str, content: bytes, *, kind: str = "image/png") -> bytes:
+    head = f'--{B}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"'
+    return f"{head}\r\nContent-Type: {kind}\r\n\r\n".encode() + content + b"\r\n"
+
+
+END = f"--{B}--\r\n".encode()
+
+
+def test_plain_forms_are_read() -> None:
+    body = part("image", "a.png", b"one\r\n--XY two") + part("other", "b c.png", b"") + END
+    expected = [("image", "a.png", b"one\r\n--XY two"), ("other", "b c.png", b"")]
+    assert plain_files(body, KIND) == expected == werkzeugs(body, KIND)
+    assert plain_files(body, f'{KIND[:-2]}"{B}"') == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (part("image", "a%22.png", b"x") + END, KIND),
+        (part("image", 'a\\".png', b"x") + END, KIND),
+        (part("image", "é.png", b"x") + END, KIND),
+        (part("image", "", b"x") + END, KIND),
+        (b"preamble\r\n" + part("image", "a.png", b"x") + END, KIND),
+        (part("image", "a.png", b"x") + END + b"epilogue", KIND),
+        (part("image", "a.png", b"x"), KIND),
+        (b"", KIND),
+        (END, KIND),
+        (part("image", "a.png", b"x") + END, "multipart/form-data"),
+        (part("image", "a.png", b"x") + END, f"{KIND}; charset=utf-8"),
+        (f'--{B}\r\nContent-Disposition: form-data; name="t"\r\n\r\nx\r\n'.encode() + END, KIND),
+    ],
+)
+def test_what_is_not_plain_is_left_to_werkzeug(body: bytes, kind: str) -> None:
+    assert not plain_files(body, kind)
+
+
+@given(st.lists(SCRAPS | st.binary(max_size=6), max_size=14).map(b"".join), st.booleans())
+@example(b"\r\n" + part("image", "a.png", b"x") + END, False)
+def test_whatever_is_read_is_what_werkzeug_reads(scraps: bytes, inside: bool) -> None:
+    body = part("image", "a.png", scraps) + END if inside else scraps
+    found = plain_files(body, KIND)
+    if found is not None:
+        assert found == werkzeugs(body, KIND)

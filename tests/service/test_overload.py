@@ -1,0 +1,68 @@
+"""More than can be served: refused at once and politely, and never in the way of the rest."""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import replace
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from service.app import create_app
+from service.settings import Settings
+from service.state import state_of
+from tests.service.hostile import PHOTO
+from tests.service.test_api import assert_problem
+from tests.service.tiny import encode
+
+PNG = encode(PHOTO)
+
+
+@pytest.fixture
+def crowded(app: Flask, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    """The application while its queue is full."""
+    engine = state_of(app).engine
+    monkeypatch.setattr(engine, "waiting_images", engine.queue_images)
+    monkeypatch.setattr(engine, "_free", 0)
+    return app.test_client()
+
+
+@pytest.mark.parametrize("path", ["/predict", "/compare"])
+def test_a_full_queue_answers_503_with_retry_after(crowded: FlaskClient, path: str) -> None:
+    response = crowded.post(path, data=PNG)
+    assert_problem(response, 503, "try again later")
+    assert response.headers["Retry-After"] == "1"
+
+
+def test_a_queue_that_fills_while_the_picture_is_decoded_answers_the_same(
+    crowded: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_the_gate = crowded.post("/predict", data=PNG)
+    engine = state_of(crowded.application).engine
+    monkeypatch.setattr(engine, "waiting_images", engine.queue_images - 1)
+    form = {"image": [(io.BytesIO(PNG), "a.png"), (io.BytesIO(PNG), "b.png")]}
+    behind_it = crowded.post("/predict", data=form)
+    assert (behind_it.status_code, behind_it.json) == (503, at_the_gate.json)
+    assert behind_it.headers["Retry-After"] == at_the_gate.headers["Retry-After"]
+
+
+def test_a_full_queue_does_not_hide_the_rest(crowded: FlaskClient) -> None:
+    for path in ("/health/live", "/health/ready", "/models"):
+        assert crowded.get(path).status_code == 200
+
+
+def test_refusals_are_logged_once_a_second_with_their_count(
+    crowded: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="service.gate"):
+        for _ in range(100):
+            crowded.post("/predict", data=PNG)
+    assert len(caplog.records) <= 2
+
+
+def test_a_request_that_is_late_answers_504(settings: Settings, app: Flask) -> None:
+    late = create_app(replace(settings, deadline_seconds=0), state_of(app).repository)
+    assert_problem(late.test_client().post("/predict", data=PNG), 504, "within the 0 seconds")
+    assert late.test_client().get("/health/ready").status_code == 200
