@@ -7,7 +7,6 @@ is read. Such answers are logged as one line a second with their count.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from service.engine import Engine
+from service.problems import error_body
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -23,14 +23,6 @@ FULL = "too many pictures are waiting already; try again later"
 RETRY_AFTER = "1"
 
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
-_BODY = json.dumps(
-    {"type": "about:blank", "title": _STATUS.phrase, "status": _STATUS, "detail": FULL}
-).encode()
-_HEADERS = [
-    ("Content-Type", "application/problem+json"),
-    ("Content-Length", str(len(_BODY))),
-    ("Retry-After", RETRY_AFTER),
-]
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +37,7 @@ class Gate:
         self._unlogged = 0
         self.refused = 0
 
-    def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Refuse, or pass on."""
         if not self._engine.full or environ["REQUEST_METHOD"] != "POST":
             return self._application(environ, start_response)
@@ -58,5 +48,11 @@ class Gate:
             self._next_line = now + 1
             log.warning("refused %d requests: the queue is full", self._unlogged)
             self._unlogged = 0
-        start_response(f"{_STATUS} {_STATUS.phrase}", list(_HEADERS))
-        return [_BODY]
+        body, content_type = error_body(environ.get("PATH_INFO", ""), _STATUS, FULL)
+        headers = [
+            ("Content-Type", content_type),
+            ("Content-Length", str(len(body))),
+            ("Retry-After", RETRY_AFTER),
+        ]
+        start_response(f"{_STATUS} {_STATUS.phrase}", headers)
+        return [body.encode()]
