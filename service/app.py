@@ -7,7 +7,7 @@ import logging
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from service import api, health, logs, problems, state
+from service import api, health, logs, oip, problems, state
 from service.capacity import engine_slots
 from service.engine import Engine
 from service.gate import Gate
@@ -63,4 +63,5 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
     problems.init_app(app)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(oip.blueprint)
     return app

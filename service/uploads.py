@@ -67,7 +67,7 @@ def read_upload() -> Upload:
     Raises ``Problem`` 400 (no picture), 413 (too large, too many), 415 (not a supported picture)
     and 422 (cannot be decoded).
     """
-    body = _body(settings().max_body_bytes)
+    body = read_body(settings().max_body_bytes)
     if request.mimetype == "multipart/form-data":
         parts = _multipart()
     elif body:
@@ -78,8 +78,8 @@ def read_upload() -> Upload:
     return Upload(tuple(name for name, _ in parts), np.stack(images))
 
 
-def _body(limit: int) -> bytes:
-    """The whole body, which is then parsed from memory. Raises ``Problem`` 400 and 413."""
+def read_body(limit: int) -> bytes:
+    """The current request's whole body. Raises ``Problem`` 400 and 413."""
     body = b""
     try:
         body = request.get_data()
