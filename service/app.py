@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from service import api, health, logs, problems, state
+from service import api, health, logs, oip, problems, state
 from service.capacity import engine_batch, engine_slots
 from service.drain import Drain
 from service.engine import Engine
@@ -86,4 +86,5 @@ def create_app(
     problems.init_app(app)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(oip.blueprint)
     return app

@@ -7,7 +7,6 @@ is read. Such answers are logged as one line a second with their count.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.drain import Drain
 from service.engine import Engine
+from service.problems import error_body
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -24,14 +24,6 @@ FULL = "too many pictures are waiting already; try again later"
 RETRY_AFTER = "1"
 
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
-_BODY = json.dumps(
-    {"type": "about:blank", "title": _STATUS.phrase, "status": _STATUS, "detail": FULL}
-).encode()
-_HEADERS = [
-    ("Content-Type", "application/problem+json"),
-    ("Content-Length", str(len(_BODY))),
-    ("Retry-After", RETRY_AFTER),
-]
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +52,14 @@ class Gate:
             self._next_line = now + 1
             log.warning("refused %d requests: the queue is full", self._unlogged)
             self._unlogged = 0
-        start_response(f"{_STATUS} {_STATUS.phrase}", list(_HEADERS))
-        return [_BODY]
+        body, content_type = error_body(environ.get("PATH_INFO", ""), _STATUS, FULL)
+        headers = [
+            ("Content-Type", content_type),
+            ("Content-Length", str(len(body))),
+            ("Retry-After", RETRY_AFTER),
+        ]
+        start_response(f"{_STATUS} {_STATUS.phrase}", headers)
+        return [body.encode()]
 
 
 def _last_on_its_connection(start_response: StartResponse) -> StartResponse:

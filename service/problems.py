@@ -1,7 +1,8 @@
-"""Every error as RFC 9457 ``application/problem+json``: the service's, Flask's and the unexpected.
+"""Every error in one form: the service's, Flask's and the unexpected.
 
-A view raises ``Problem(status, detail)``. The body is {"type", "title", "status", "detail"};
-"type" is "about:blank", so "title" is the status code's own phrase (RFC 9457, section 4.2.1).
+A view raises ``Problem(status, detail)``. The body is RFC 9457's ``application/problem+json``:
+{"type", "title", "status", "detail"}; "type" is "about:blank", so "title" is the status code's own
+phrase (section 4.2.1). Under /v2 it is the Open Inference Protocol's: {"error"}.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from flask import Flask, Response, json
+from flask import Flask, Response, json, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 
@@ -26,7 +27,7 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
 
 
 def init_app(app: Flask) -> None:
-    """Answer every error of ``app`` as problem+json."""
+    """Answer every error of ``app`` in the form that its path asks for."""
     app.register_error_handler(Problem, _from_problem)
     app.register_error_handler(HTTPException, _from_http_exception)
 
@@ -49,6 +50,14 @@ def _from_http_exception(error: HTTPException) -> Response:
     return answer
 
 
-def _response(status: HTTPStatus, detail: str) -> Response:
+def error_body(path: str, status: HTTPStatus, detail: str) -> tuple[str, str]:
+    """An error's body, and its media type, as the callers of ``path`` expect it."""
+    if path == "/v2" or path.startswith("/v2/"):
+        return json.dumps({"error": detail}), "application/json"
     body = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
-    return Response(json.dumps(body), status, content_type="application/problem+json")
+    return json.dumps(body), "application/problem+json"
+
+
+def _response(status: HTTPStatus, detail: str) -> Response:
+    body, content_type = error_body(request.path, status, detail)
+    return Response(body, status, content_type=content_type)

@@ -57,7 +57,7 @@ def read_upload() -> Upload:
     if request.mimetype == "multipart/form-data":
         parts = _multipart(request, settings)
     else:
-        body = _read(request, settings.max_body_bytes)
+        body = read_body(request, settings.max_body_bytes)
         if not body:
             raise Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
         parts = [(None, body)]
@@ -68,7 +68,7 @@ def read_upload() -> Upload:
     )
 
 
-def _read(request: Request, limit: int) -> bytes:
+def read_body(request: Request, limit: int) -> bytes:
     """The whole body, which is then parsed from memory. Raises ``Problem`` 400 and 413."""
     body = b""
     try:
@@ -93,7 +93,7 @@ def _read(request: Request, limit: int) -> bytes:
 
 def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, bytes]]:
     """The files of field ``image``, in their order."""
-    body = _read(request, settings.max_body_bytes)
+    body = read_body(request, settings.max_body_bytes)
     plain = plain_files(body, request.content_type or "")
     if plain and len(plain) <= settings.max_images and all(field == FIELD for field, _, _ in plain):
         return [(name, content) for _, name, content in plain]

@@ -48,11 +48,11 @@ from training.dataset import IMAGE_SHAPE, Dataset, Images
 from training.environment import versions
 from training.evaluate import predict
 from training.trial import TrialError, read_record, write_atomically
+from training.triton import triton_config
 
 OPSET = 17
 PARITY_IMAGES = 2_000
 PARITY_TOLERANCE = 1e-5  # largest difference of a probability between Keras and ONNX Runtime
-TRITON_MAX_BATCH = 64
 DEFAULT_VARIANT = "relu_with_bn"
 OF_TRAINING = {"ReduceMean", "ReduceSumSquare", "Dropout", "Bernoulli", "Multinomial"}
 
@@ -321,28 +321,3 @@ def read_manifest(models: Path) -> Manifest | None:
         return None
     except RecordError as error:
         raise ExportError(f"{models / MANIFEST}: {error}; mend or remove it") from error
-
-
-def triton_config(variant: str) -> str:
-    """``config.pbtxt`` for NVIDIA Triton's ONNX Runtime backend."""
-    return f"""name: "{variant}"
-platform: "onnxruntime_onnx"
-max_batch_size: {TRITON_MAX_BATCH}
-input [
-  {{
-    name: "images"
-    data_type: TYPE_UINT8
-    dims: [ 32, 32, 3 ]
-  }}
-]
-output [
-  {{
-    name: "probabilities"
-    data_type: TYPE_FP32
-    dims: [ 100 ]
-    label_filename: "labels.txt"
-  }}
-]
-version_policy: {{ all {{ }} }}
-dynamic_batching {{ }}
-"""

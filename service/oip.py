@@ -1,0 +1,214 @@
+"""The Open Inference Protocol v2 over REST, as ``tritonclient.http`` and KServe's clients speak it.
+
+GET  /v2                                              the server
+GET  /v2/health/live, /v2/health/ready                the probes
+GET  /v2/models/<m>[/versions/<v>]                    a model's tensors
+GET  /v2/models/<m>[/versions/<v>]/ready              whether it answers
+GET  /v2/models/<m>[/versions/<v>]/config             Triton's configuration of it
+POST /v2/models/<m>[/versions/<v>]/infer              inference
+POST /v2/repository/index                             every model and version
+
+A model is a variant; without a version, its newest one. Extensions: binary tensor data,
+classification and model configuration. The index is there without the rest of Triton's model
+repository extension, as nothing is loaded or unloaded at run time; so the server does not name
+that extension. Errors are ``{"error": text}`` (``service.problems``).
+"""
+
+from __future__ import annotations
+
+import zlib
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from service import __version__, health
+from service.compute import compute
+from service.messages import current
+from service.problems import Problem
+from service.records import RecordError, parse
+from service.repository import IMAGE_SHAPE, Model, UnknownModelError
+from service.state import repository, settings
+from service.tensors import (
+    INPUT,
+    INPUT_SHAPE,
+    INPUT_TYPE,
+    OUTPUT,
+    OUTPUT_TYPE,
+    TensorError,
+    TooManyImagesError,
+    read_request,
+    write_response,
+)
+from service.uploads import read_body
+
+SERVER = "batchnorm-service"
+PLATFORM = "onnxruntime_onnx"
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration")
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_MODEL, _VERSION = "/models/<name>", "/models/<name>/versions/<version>"
+
+blueprint = Blueprint("oip", __name__, url_prefix="/v2")
+
+
+@blueprint.get("")
+@blueprint.get("/")
+def server() -> dict[str, Any]:
+    """The server's metadata."""
+    return {"name": SERVER, "version": __version__, "extensions": EXTENSIONS}
+
+
+@blueprint.get("/health/live")
+def live() -> dict[str, bool]:
+    """The process is alive."""
+    return {"live": True}
+
+
+@blueprint.get("/health/ready")
+def ready() -> dict[str, bool]:
+    """Every model answers; 503 otherwise."""
+    health.ready()
+    return {"ready": True}
+
+
+@blueprint.get(_MODEL)
+@blueprint.get(_VERSION)
+def model_metadata(name: str, version: str | None = None) -> dict[str, Any]:
+    """A model's versions and tensors."""
+    model = _model(name, version)
+    return {
+        "name": model.variant,
+        "versions": [str(each) for each in sorted(repository().models[model.variant])],
+        "platform": PLATFORM,
+        "inputs": [{"name": INPUT, "datatype": INPUT_TYPE, "shape": INPUT_SHAPE}],
+        "outputs": [
+            {"name": OUTPUT, "datatype": OUTPUT_TYPE, "shape": [-1, len(model.card.classes)]}
+        ],
+    }
+
+
+@blueprint.get(f"{_MODEL}/ready")
+@blueprint.get(f"{_VERSION}/ready")
+def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+    """Whether a model answers; 404 where there is none, 503 where the service is not ready."""
+    model = _model(name, version)
+    health.ready()
+    return {"name": model.variant, "ready": True}
+
+
+@blueprint.get(f"{_MODEL}/config")
+@blueprint.get(f"{_VERSION}/config")
+def model_config(name: str, version: str | None = None) -> dict[str, Any]:
+    """What the model's ``config.pbtxt`` says, as JSON; the largest batch is this service's own."""
+    model = _model(name, version)
+    output = {"name": OUTPUT, "data_type": f"TYPE_{OUTPUT_TYPE}", "dims": [len(model.card.classes)]}
+    return {
+        "name": model.variant,
+        "platform": PLATFORM,
+        "max_batch_size": settings().max_images,
+        "input": [{"name": INPUT, "data_type": f"TYPE_{INPUT_TYPE}", "dims": IMAGE_SHAPE}],
+        "output": [{**output, "label_filename": "labels.txt"}],
+        "version_policy": {"all": {}},
+        "dynamic_batching": {},
+    }
+
+
+@blueprint.post("/repository/index")
+def repository_index() -> Response:
+    """Every model and version; all of them are ready, or the service is not."""
+    body = read_body(current(), settings().max_body_bytes)
+    try:
+        wish = parse(body.decode()) if body else {}
+    except (RecordError, UnicodeDecodeError):
+        wish = None
+    if not isinstance(wish, dict) or type(wish.get("ready", False)) is not bool:
+        raise Problem(HTTPStatus.BAD_REQUEST, 'the body is not an object like {"ready": true}')
+    return jsonify(
+        [
+            {"name": variant, "version": str(version), "state": "READY", "reason": ""}
+            for variant, versions in repository().models.items()
+            for version in sorted(versions)
+        ]
+    )
+
+
+@blueprint.post(f"{_MODEL}/infer")
+@blueprint.post(f"{_VERSION}/infer")
+def infer(name: str, version: str | None = None) -> Response:
+    """A tensor of pictures in, a tensor of probabilities, or of the likeliest classes, out."""
+    model = _model(name, version)
+    current().variant = model.variant
+    limit = settings().max_body_bytes
+    body = _decoded(read_body(current(), limit), request.headers.get("Content-Encoding", ""), limit)
+    try:
+        wish = read_request(body, header_length=_header_length(), max_images=settings().max_images)
+    except TooManyImagesError as error:
+        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from None
+    except TensorError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, str(error)) from None
+    (rows,) = compute((model, wish.images))
+    answer, header_length = write_response(
+        wish, rows, model.card.classes, model=model.variant, version=model.version
+    )
+    if header_length is None:
+        return Response(answer, content_type="application/json")
+    headers = {HEADER_LENGTH: str(header_length)}
+    return Response(answer, headers=headers, content_type="application/octet-stream")
+
+
+def _model(name: str, version: str | None) -> Model:
+    """The model of a path. Raises ``Problem`` 404 with a list of those there are."""
+    models = repository()
+    try:
+        if version is None or (version.isascii() and version.isdigit() and len(version) < 20):
+            return models.get(name, None if version is None else int(version))
+        known = ", ".join(str(each) for each in sorted(models.models[models.get(name).variant]))
+        detail = f"no version {version[:80]!r} of {name}: there are {known}"
+    except UnknownModelError as error:
+        detail = str(error)
+    raise Problem(HTTPStatus.NOT_FOUND, detail)
+
+
+def _header_length() -> int | None:
+    """How much of the body is JSON, where the header says so. Raises ``Problem`` 400."""
+    text = request.headers.get(HEADER_LENGTH)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise Problem(
+            HTTPStatus.BAD_REQUEST, f"{HEADER_LENGTH} is {text[:80]!r}, not a length in bytes"
+        )
+    return int(text)
+
+
+def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body without its Content-Encoding, at most ``limit`` bytes.
+
+    Raises ``Problem`` 400 (cut off or damaged), 413 (too large) and 415 (another encoding).
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in _WINDOW_BITS:
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"Content-Encoding is {encoding[:80]!r}; allowed: gzip, deflate, identity",
+            headers={"Accept-Encoding": "gzip, deflate, identity"},
+        )
+    inflater = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        content = inflater.decompress(body, limit + 1)
+    except zlib.error:
+        raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not valid {encoding}") from None
+    if len(content) > limit:
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the body is larger than the {limit} bytes allowed, once it is inflated",
+        )
+    if not inflater.eof or inflater.unused_data:
+        raise Problem(
+            HTTPStatus.BAD_REQUEST, f"the body is not one whole {encoding} stream, and no more"
+        )
+    return content
