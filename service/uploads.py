@@ -7,6 +7,7 @@ the limits of the settings.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from io import BytesIO
@@ -18,12 +19,15 @@ from flask import request
 from numpy.typing import NDArray
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from service.metrics import metrics
 from service.pictures import (
+    Picture,
     PictureError,
     PictureTooLargeError,
     UndecodablePictureError,
     UnsupportedPictureError,
-    decode,
+    decode_opened,
+    open_picture,
 )
 from service.problems import Problem
 from service.state import settings
@@ -74,8 +78,19 @@ def read_upload() -> Upload:
         parts = [(None, body)]
     else:
         raise Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
-    images = [_decode(name, data) for name, data in parts]
-    return Upload(tuple(name for name, _ in parts), np.stack(images))
+    started = time.perf_counter()
+    names = tuple(name for name, _ in parts)
+    pictures = [_open(name, data) for name, data in parts]
+    pixels, most = sum(picture.pixels for picture in pictures), settings().max_request_pixels
+    if pixels > most:
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the request's pictures have {pixels} pixels together, more than the {most} allowed; "
+            "send fewer of them at a time, or scale them down",
+        )
+    images = [_decode(*each) for each in zip(names, pictures, strict=True)]
+    metrics().decode_seconds.observe(time.perf_counter() - started)
+    return Upload(names, np.stack(images))
 
 
 def _body(limit: int) -> bytes:
@@ -123,14 +138,28 @@ def _multipart() -> list[tuple[str | None, bytes]]:
     return [(file.filename or None, file.read()) for file in files]
 
 
-def _decode(name: str | None, data: bytes) -> NDArray[np.uint8]:
-    label = _shown(name) if name else "the picture"
+def _open(name: str | None, data: bytes) -> Picture:
     if not data:
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{label}: the file is empty")
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{_label(name)}: the file is empty")
     try:
-        return decode(data, max_pixels=settings().max_pixels)
+        return open_picture(data, max_pixels=settings().max_pixels)
     except PictureError as error:
-        raise Problem(_STATUS[type(error)], f"{label}: {error}") from error
+        raise _problem(name, error) from error
+
+
+def _decode(name: str | None, picture: Picture) -> NDArray[np.uint8]:
+    try:
+        return decode_opened(picture)
+    except PictureError as error:
+        raise _problem(name, error) from error
+
+
+def _problem(name: str | None, error: PictureError) -> Problem:
+    return Problem(_STATUS[type(error)], f"{_label(name)}: {error}")
+
+
+def _label(name: str | None) -> str:
+    return _shown(name) if name else "the picture"
 
 
 def _shown(name: str) -> str:

@@ -25,7 +25,7 @@ def test_every_setting_is_documented_in_the_table_and_in_help(runner: CliRunner)
 
 def test_values_come_from_the_environment_and_empty_ones_count_as_not_set() -> None:
     settings = Settings.from_environment({"PORT": "80", "REQUIRE_GPU": "1", "THREADS": ""})
-    assert (settings.port, settings.require_gpu, settings.threads) == (80, True, 4)
+    assert (settings.port, settings.require_gpu, settings.threads) == (80, True, 0)
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,20 @@ def test_values_come_from_the_environment_and_empty_ones_count_as_not_set() -> N
         ("PORT", " 8000", "a whole number from 1 to 65535"),
         ("PORT", "٨", "a whole number from 1 to 65535"),
         ("PORT", "9" * 5000, "a whole number from 1 to 65535"),
-        ("WEB_CONCURRENCY", "0", "a whole number from 1 to 256"),
-        ("THREADS", "-1", "a whole number from 1 to 256"),
+        ("WEB_CONCURRENCY", "-1", "a whole number from 0 to 256"),
+        ("THREADS", "-1", "a whole number from 0 to 1024"),
         ("MAX_BODY_BYTES", "10MB", "a whole number from 1 to"),
         ("MAX_PIXELS", "1e6", "a whole number from 1 to"),
         ("MAX_IMAGES", "0", "a whole number from 1 to"),
+        ("MAX_REQUEST_PIXELS", "0", "a whole number from 1 to"),
+        ("CORS_ORIGINS", "example.org", "origins like https://example.org"),
+        ("CORS_ORIGINS", "https://example.org/", "origins like https://example.org"),
+        ("CORS_ORIGINS", "https://Example.org", "origins like https://example.org"),
+        ("CORS_ORIGINS", "https://a.org,*", "origins like https://example.org"),
+        ("CORS_ORIGINS", "https://a.org,", "origins like https://example.org"),
         ("REQUIRE_GPU", "yes", "0 or 1"),
         ("GPU_MEMORY_LIMIT", "1", "a whole number from"),
-        ("ORT_THREADS", "-1", "a whole number from 0 to"),
+        ("ORT_THREADS", "0", "a whole number from 1 to"),
         ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
     ],
 )
@@ -53,3 +59,32 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowe
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({name: value})
     assert str(caught.value).startswith(f"{name} is {value!r}; allowed: {allowed}")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ["a-key-too-short", "x" * 257, "sixteen letters!", "a-key-that-is-good,", "clé-" * 8],
+)
+def test_a_bad_key_is_refused_without_being_shown(keys: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({"API_KEYS": keys})
+    message = str(caught.value)
+    assert message.startswith("API_KEYS is a value that is not shown here; allowed: keys of 16 to")
+    assert keys not in message
+
+
+def test_lists_are_separated_by_commas_and_none_is_the_empty_one() -> None:
+    settings = Settings.from_environment(
+        {"API_KEYS": "k" * 16 + ", " + "l" * 32, "CORS_ORIGINS": "https://a.org,http://[::1]:80"}
+    )
+    assert len(settings.api_keys) == 2
+    assert settings.cors_origins == ("https://a.org", "http://[::1]:80")
+    for empty in ("", "none"):
+        settings = Settings.from_environment({"API_KEYS": empty, "CORS_ORIGINS": empty})
+        assert (settings.api_keys, settings.cors_origins) == ((), ())
+
+
+def test_the_settings_hold_no_key_that_could_be_printed() -> None:
+    settings = Settings.from_environment({"API_KEYS": "a-key-that-nobody-sees"})
+    assert "nobody" not in repr(settings)
+    assert b"nobody" not in b"".join(settings.api_keys)
