@@ -26,8 +26,8 @@ def predict() -> dict[str, Any]:
     query = _query("variant", "version", "top_k")
     model = _model(query.get("variant"), query)
     top_k = _whole(query, "top_k", 5, MAX_TOP_K)
-    upload = read_upload()
     g.variant = model.variant
+    upload = read_upload()
     images = [
         {"name": name, "top": top(row, model.card, top_k)}
         for name, row in zip(upload.names, compute((model, upload.images))[0], strict=True)

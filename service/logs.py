@@ -1,7 +1,8 @@
 """Logs as JSON lines on stdout: one line a request, and whatever the service or its server says.
 
-A request's line holds method, path, status, milliseconds and, where one answered, the variant.
-Never headers, query values, addresses or pictures.
+A request's line holds its id, method, path, status, bytes in and out and milliseconds; the id of
+the caller's trace, the route and the variant, where there are such. What is logged while a request
+is answered bears its id. Never headers, query values, addresses or pictures.
 """
 
 from __future__ import annotations
@@ -12,9 +13,17 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, has_request_context, request
 
-_FIELDS = ("method", "path", "status", "ms", "variant")
+from service.correlation import correlation
+
+LONGEST_PATH = 200
+"""Characters of a path that are logged."""
+
+_FIELDS = (
+    *("request_id", "trace_id", "method", "path", "route", "variant", "status"),
+    *("bytes_in", "bytes_out", "ms"),
+)
 
 log = logging.getLogger("service.request")
 
@@ -31,6 +40,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+        if "request_id" not in line and has_request_context():
+            line["request_id"] = correlation(request.environ).request_id
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
@@ -68,13 +79,33 @@ def _start() -> None:
 
 
 def _log(response: Response) -> Response:
-    fields: dict[str, Any] = {
+    if log.isEnabledFor(logging.INFO):
+        log.info("answered", extra=_fields(response))
+    return response
+
+
+def _fields(response: Response) -> dict[str, Any]:
+    """What is said of the current request."""
+    ids = correlation(request.environ)
+    head = request.method == "HEAD"
+    fields = {
+        "request_id": ids.request_id,
+        "trace_id": ids.trace_id,
         "method": request.method,
-        "path": request.path,
+        "path": request.path[:LONGEST_PATH],
+        "route": request.url_rule.rule if request.url_rule else None,
+        "variant": g.get("variant"),
         "status": response.status_code,
+        "bytes_in": _bytes_in(),
+        "bytes_out": 0 if head else response.calculate_content_length(),
         "ms": round((time.monotonic() - g.started) * 1000, 2),
     }
-    if "variant" in g:
-        fields["variant"] = g.variant
-    log.info("answered", extra=fields)
-    return response
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _bytes_in() -> int:
+    """The body's announced length, or, of one that came in chunks, what was read of it."""
+    if request.content_length is not None:
+        return request.content_length
+    # Werkzeug keeps what get_data() has read here, and only calling it again would tell.
+    return len(getattr(request, "_cached_data", b""))

@@ -2,6 +2,7 @@
 
 A view raises ``Problem(status, detail)``. The body is {"type", "title", "status", "detail"};
 "type" is "about:blank", so "title" is the status code's own phrase (RFC 9457, section 4.2.1).
+Beside them stands "request_id", which names the request in the log too (section 3.2).
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from flask import Flask, Response, json
+from flask import Flask, Response, json, request
 from werkzeug.exceptions import HTTPException, InternalServerError
+
+from service.correlation import correlation
 
 
 class Problem(Exception):  # noqa: N818 - the RFC's word
@@ -50,5 +53,11 @@ def _from_http_exception(error: HTTPException) -> Response:
 
 
 def _response(status: HTTPStatus, detail: str) -> Response:
-    body = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
+    body = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status,
+        "detail": detail,
+        "request_id": correlation(request.environ).request_id,
+    }
     return Response(json.dumps(body), status, content_type="application/problem+json")
