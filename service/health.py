@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from service.keys import public
 from service.state import repository
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
 
 @blueprint.get("/live")
+@public
 def live() -> dict[str, str]:
     """The process is alive."""
     return {"status": "live"}
 
 
 @blueprint.get("/ready")
+@public
 def ready() -> dict[str, str]:
     """Every model answers."""
     repository()
