@@ -7,7 +7,7 @@ import logging
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from service import api, health, logs, problems, state
+from service import api, headers, health, keys, logs, metrics, problems, state
 from service.capacity import engine_slots
 from service.engine import Engine
 from service.gate import Gate
@@ -51,16 +51,23 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.config["MAX_FORM_PARTS"] = settings.max_images
     on_gpu = repository is not None and repository.get().provider != CPU
+    counted = metrics.Metrics(repository)
     engine = Engine(
         slots=engine_slots(settings, gpu=on_gpu),
         max_batch=settings.max_batch,
         queue_images=settings.queue_images,
         spread=not on_gpu,
+        observer=counted,
     )
     state.init_app(app, State(settings, repository, engine, fault))
-    app.wsgi_app = Gate(app.wsgi_app, engine)  # type: ignore[method-assign]
     logs.init_app(app)
+    on_refusal = metrics.init_app(app, counted)
+    headers.init_app(app)
+    keys.init_app(app)
     problems.init_app(app)
+    app.wsgi_app = Gate(  # type: ignore[method-assign]
+        app.wsgi_app, engine, origins=settings.cors_origins, on_refusal=on_refusal
+    )
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     return app

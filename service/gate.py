@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from service.correlation import correlation
 from service.engine import Engine
+from service.headers import answer_headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -23,40 +25,51 @@ FULL = "too many pictures are waiting already; try again later"
 RETRY_AFTER = "1"
 
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
-_BODY = json.dumps(
-    {"type": "about:blank", "title": _STATUS.phrase, "status": _STATUS, "detail": FULL}
-).encode()
-_HEADERS = [
-    ("Content-Type", "application/problem+json"),
-    ("Content-Length", str(len(_BODY))),
-    ("Retry-After", RETRY_AFTER),
-]
+_PROBLEM = {"type": "about:blank", "title": _STATUS.phrase, "status": _STATUS, "detail": FULL}
 
 log = logging.getLogger(__name__)
 
 
 class Gate:
-    """``application`` behind the gate; ``refused`` counts what was not let through."""
+    """``application`` behind the gate; ``refused`` counts what was not let through.
 
-    def __init__(self, application: WSGIApplication, engine: Engine) -> None:
+    ``origins`` may read its answers, as they may the application's; ``on_refusal`` is told of each.
+    """
+
+    def __init__(
+        self,
+        application: WSGIApplication,
+        engine: Engine,
+        *,
+        origins: tuple[str, ...],
+        on_refusal: Callable[[WSGIEnvironment], None],
+    ) -> None:
         self._application = application
         self._engine = engine
+        self._origins = origins
+        self._on_refusal = on_refusal
         self._next_line = 0.0
         self._unlogged = 0
         self.refused = 0
 
-    def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Refuse, or pass on."""
         if not self._engine.full or environ["REQUEST_METHOD"] != "POST":
             return self._application(environ, start_response)
         self.refused += 1
+        self._on_refusal(environ)
         self._unlogged += 1
         now = time.monotonic()
         if now >= self._next_line:
             self._next_line = now + 1
             log.warning("refused %d requests: the queue is full", self._unlogged)
             self._unlogged = 0
-        start_response(f"{_STATUS} {_STATUS.phrase}", list(_HEADERS))
-        return [_BODY]
+        body = json.dumps({**_PROBLEM, "request_id": correlation(environ).request_id}).encode()
+        headers = [
+            ("Content-Type", "application/problem+json"),
+            ("Content-Length", str(len(body))),
+            ("Retry-After", RETRY_AFTER),
+            *answer_headers(environ, self._origins),
+        ]
+        start_response(f"{_STATUS} {_STATUS.phrase}", headers)
+        return [body]
