@@ -27,8 +27,8 @@ def predict() -> Response:
     query = _query("variant", "version", "top_k")
     model = _model(query.get("variant"), query)
     top_k = _whole(query, "top_k", 5, MAX_TOP_K)
-    upload = read_upload()
     current().variant = model.variant
+    upload = read_upload()
     (rows,) = compute((model, upload.images))
     text = prediction_json(model, upload.names, rows, top_k)
     return Response(text, mimetype="application/json")

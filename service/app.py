@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from service import api, health, logs, oip, problems, state
+from service import api, headers, health, keys, logs, metrics, oip, problems, state
 from service.capacity import engine_batch, engine_slots
 from service.drain import Drain
 from service.engine import Engine
@@ -74,16 +74,23 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.config["MAX_FORM_PARTS"] = settings.max_images
     on_gpu = repository is not None and repository.get().provider != CPU
+    counted = metrics.Metrics(repository)
     engine = Engine(
         slots=engine_slots(settings, gpu=on_gpu),
         max_batch=engine_batch(settings, gpu=on_gpu),
         queue_images=settings.queue_images,
         spread=not on_gpu,
+        observer=counted,
     )
     state.init_app(app, State(settings, repository, engine, drain, fault))
-    app.wsgi_app = Gate(app.wsgi_app, engine, drain)  # type: ignore[method-assign]
     logs.init_app(app)
+    on_refusal = metrics.init_app(app, counted)
+    headers.init_app(app)
+    keys.init_app(app)
     problems.init_app(app)
+    app.wsgi_app = Gate(  # type: ignore[method-assign]
+        app.wsgi_app, engine, drain, origins=settings.cors_origins, on_refusal=on_refusal
+    )
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(oip.blueprint)

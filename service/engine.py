@@ -23,7 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,16 @@ class OverloadedError(Exception):
 
 class DeadlineError(Exception):
     """The answer was not there in time; what had not been started is not computed."""
+
+
+class Observer(Protocol):
+    """Is told what the engine does, in any thread and outside the engine's mutex."""
+
+    def ran(self, model: Model, images: int, waited: Sequence[float], seconds: float) -> None:
+        """A run: its pictures, the seconds that each of its parts waited, and its own."""
+
+    def waiting(self, engine: Engine) -> None:
+        """``engine.waiting_images`` has changed."""
 
 
 class _Call:
@@ -69,13 +79,14 @@ class _Call:
 class _Part:
     """What one run computes of a task; ``rows`` is its answer."""
 
-    __slots__ = ("call", "images", "model", "rows")
+    __slots__ = ("call", "images", "model", "rows", "since")
 
     def __init__(self, call: _Call, model: Model, images: Images) -> None:
         self.call = call
         self.model = model
         self.images = images
         self.rows: Rows | None = None
+        self.since = time.perf_counter()
 
 
 class Engine:
@@ -85,7 +96,13 @@ class Engine:
     """
 
     def __init__(
-        self, *, slots: int, max_batch: int, queue_images: int, spread: bool = False
+        self,
+        *,
+        slots: int,
+        max_batch: int,
+        queue_images: int,
+        spread: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         self.slots = slots
         self.max_batch = max_batch
@@ -95,6 +112,7 @@ class Engine:
         self._free = slots
         self._waiting: deque[_Part] = deque()
         self._mutex = threading.Lock()
+        self._observer = observer
 
     @property
     def full(self) -> bool:
@@ -113,7 +131,7 @@ class Engine:
         if len(tasks) == 1 and len(tasks[0][1]) == 1 and self._take_slot():
             ((model, images),) = tasks
             try:
-                return [model.run(images)]
+                return [self._run_model(model, images, (0.0,))]
             finally:
                 with self._mutex:
                     self._pass_on()
@@ -136,6 +154,8 @@ class Engine:
             elif not call.wake.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 self._abandon(call)
         if call.error is not None:
+            if self._observer is not None:
+                self._observer.waiting(self)
             raise call.error
         return [_joined([part.rows for part in each if part.rows is not None]) for each in parts]
 
@@ -155,6 +175,8 @@ class Engine:
             self._free -= taken
             call.leads = taken > 0
             call.asleep = not call.leads
+        if self._observer is not None:
+            self._observer.waiting(self)
         for _ in range(taken - 1):
             threading.Thread(target=self._lead, daemon=True).start()
 
@@ -225,7 +247,10 @@ class Engine:
     def _compute(self, batch: list[_Part]) -> None:
         """Run ``batch`` and give every part its rows, or every call the error."""
         try:
-            rows = batch[0].model.run(_joined([part.images for part in batch]))
+            now = time.perf_counter()
+            waited = [now - part.since for part in batch]
+            images = _joined([part.images for part in batch])
+            rows = self._run_model(batch[0].model, images, waited)
         except BaseException as error:
             with self._mutex:
                 for part in batch:
@@ -239,6 +264,16 @@ class Engine:
                 part.call.pending -= 1
                 if part.call.over:
                     self._rouse(part.call)
+
+    def _run_model(self, model: Model, images: Images, waited: Sequence[float]) -> Rows:
+        """Run ``model``, and tell the observer."""
+        if self._observer is None:
+            return model.run(images)
+        started = time.perf_counter()
+        rows = model.run(images)
+        self._observer.ran(model, len(images), waited, time.perf_counter() - started)
+        self._observer.waiting(self)
+        return rows
 
     def _abandon(self, call: _Call) -> None:
         """The deadline has passed, unless somebody has just woken the call."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from service.correlation import correlation
 from service.drain import Drain
 from service.engine import Engine
+from service.headers import answer_headers
 from service.problems import error_body
 
 if TYPE_CHECKING:
@@ -29,12 +31,25 @@ log = logging.getLogger(__name__)
 
 
 class Gate:
-    """``application`` behind the gate; ``refused`` counts what was not let through."""
+    """``application`` behind the gate; ``refused`` counts what was not let through.
 
-    def __init__(self, application: WSGIApplication, engine: Engine, drain: Drain) -> None:
+    ``origins`` may read its answers, as they may the application's; ``on_refusal`` is told of each.
+    """
+
+    def __init__(
+        self,
+        application: WSGIApplication,
+        engine: Engine,
+        drain: Drain,
+        *,
+        origins: tuple[str, ...],
+        on_refusal: Callable[[WSGIEnvironment], None],
+    ) -> None:
         self._application = application
         self._engine = engine
         self._drain = drain
+        self._origins = origins
+        self._on_refusal = on_refusal
         self._next_line = 0.0
         self._unlogged = 0
         self.refused = 0
@@ -46,17 +61,20 @@ class Gate:
         if not self._engine.full or environ["REQUEST_METHOD"] != "POST":
             return self._application(environ, start_response)
         self.refused += 1
+        self._on_refusal(environ)
         self._unlogged += 1
         now = time.monotonic()
         if now >= self._next_line:
             self._next_line = now + 1
             log.warning("refused %d requests: the queue is full", self._unlogged)
             self._unlogged = 0
-        body, content_type = error_body(environ.get("PATH_INFO", ""), _STATUS, FULL)
+        request_id = correlation(environ).request_id
+        body, content_type = error_body(environ.get("PATH_INFO", ""), _STATUS, FULL, request_id)
         headers = [
             ("Content-Type", content_type),
             ("Content-Length", str(len(body))),
             ("Retry-After", RETRY_AFTER),
+            *answer_headers(environ, self._origins),
         ]
         start_response(f"{_STATUS} {_STATUS.phrase}", headers)
         return [body.encode()]

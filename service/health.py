@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from flask import Blueprint
 
+from service.keys import public
 from service.problems import Problem
 from service.state import draining, repository
 
@@ -18,12 +19,14 @@ blueprint = Blueprint("health", __name__, url_prefix="/health")
 
 
 @blueprint.get("/live")
+@public
 def live() -> dict[str, str]:
     """The process is alive."""
     return {"status": "live"}
 
 
 @blueprint.get("/ready")
+@public
 def ready() -> dict[str, str]:
     """Every model answers."""
     repository()

@@ -1,7 +1,8 @@
 """Logs as JSON lines on stdout: one line a request, and whatever the service or its server says.
 
-A request's line holds method, path, status, milliseconds and, where one answered, the variant.
-Never headers, query values, addresses or pictures.
+A request's line holds its id, method, path, status, bytes in and out and milliseconds; the id of
+the caller's trace, the route and the variant, where there are such. What is logged while a request
+is answered bears its id. Never headers, query values, addresses or pictures.
 """
 
 from __future__ import annotations
@@ -15,15 +16,22 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response
+from flask import Flask, Response, has_request_context
 
-from service.messages import current
+from service.correlation import correlation
+from service.messages import Request, current
 
 DELAY = 0.1
 """Seconds until a request's line is written."""
 
+LONGEST_PATH = 200
+"""Characters of a path that are logged."""
+
 _KEY = "batchnorm-request-log"
-_FIELDS = ("method", "path", "status", "ms", "variant")
+_FIELDS = (
+    *("request_id", "trace_id", "method", "path", "route", "variant", "status"),
+    *("bytes_in", "bytes_out", "ms"),
+)
 
 log = logging.getLogger("service.request")
 
@@ -40,6 +48,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+        if "request_id" not in line and has_request_context():
+            line["request_id"] = correlation(current().environ).request_id
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
@@ -122,16 +132,7 @@ def init_app(app: Flask) -> None:
     @app.after_request
     def add(response: Response) -> Response:
         if log.isEnabledFor(logging.INFO):
-            request = current()
-            fields: dict[str, Any] = {
-                "method": request.method,
-                "path": request.path,
-                "status": response.status_code,
-                "ms": round((time.monotonic() - request.started) * 1000, 2),
-            }
-            if request.variant is not None:
-                fields["variant"] = request.variant
-            lines.add(fields)
+            lines.add(_fields(response))
         return response
 
 
@@ -139,3 +140,31 @@ def flush(app: Flask) -> None:
     """Write what ``app`` has logged so far."""
     lines: RequestLog = app.extensions[_KEY]
     lines.flush()
+
+
+def _fields(response: Response) -> dict[str, Any]:
+    """What is said of the current request."""
+    request = current()
+    ids = correlation(request.environ)
+    head = request.method == "HEAD"
+    fields = {
+        "request_id": ids.request_id,
+        "trace_id": ids.trace_id,
+        "method": request.method,
+        "path": request.path[:LONGEST_PATH],
+        "route": request.url_rule.rule if request.url_rule else None,
+        "variant": request.variant,
+        "status": response.status_code,
+        "bytes_in": _bytes_in(request),
+        "bytes_out": 0 if head else response.calculate_content_length(),
+        "ms": round((time.monotonic() - request.started) * 1000, 2),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _bytes_in(request: Request) -> int:
+    """The body's announced length, or, of one that came in chunks, what was read of it."""
+    if request.content_length is not None:
+        return request.content_length
+    # Werkzeug keeps what get_data() has read here, and only calling it again would tell.
+    return len(getattr(request, "_cached_data", b""))

@@ -24,6 +24,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from service import __version__, health
 from service.compute import compute
+from service.keys import public
 from service.messages import current
 from service.problems import Problem
 from service.records import RecordError, parse
@@ -61,12 +62,14 @@ def server() -> dict[str, Any]:
 
 
 @blueprint.get("/health/live")
+@public
 def live() -> dict[str, bool]:
     """The process is alive."""
     return {"live": True}
 
 
 @blueprint.get("/health/ready")
+@public
 def ready() -> dict[str, bool]:
     """Every model answers; 503 otherwise."""
     health.ready()

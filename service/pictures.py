@@ -12,6 +12,9 @@ already comes through untouched. No state: safe in any thread.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -57,29 +60,57 @@ class PictureTooLargeError(PictureError):
     """The picture has more pixels than are decoded here."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture of which only the header has been read."""
+
+    kind: str
+    image: Image.Image
+
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.image.width * self.image.height
+
+
 def decode(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     """Decode one picture to uint8 [32, 32, 3], RGB 0..255; see the module's docstring.
 
     Raises ``PictureError`` alone, whatever the bytes: ``UnsupportedPictureError``,
     ``UndecodablePictureError`` or ``PictureTooLargeError``.
     """
+    return decode_opened(open_picture(data, max_pixels=max_pixels))
+
+
+def open_picture(data: bytes, *, max_pixels: int) -> Picture:
+    """Read one picture's header. Raises as ``decode`` does."""
     kind = _format(data)
+    with _picture_errors(kind):
+        image = Image.open(BytesIO(data), formats=[kind])
+    picture = Picture(kind, image)
+    if picture.pixels > max_pixels:
+        raise PictureTooLargeError(
+            f"the picture has {image.width} x {image.height} pixels, "
+            f"more than the {max_pixels} that are decoded here; scale it down"
+        )
+    return picture
+
+
+def decode_opened(picture: Picture) -> NDArray[np.uint8]:
+    """Decode the rest of what ``open_picture`` gave, once. Raises as ``decode`` does."""
+    with _picture_errors(picture.kind), picture.image as image:
+        image.load()
+        return _pixels(_upright(image))
+
+
+@contextmanager
+def _picture_errors(kind: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into a ``PictureError``."""
     try:
-        with Image.open(BytesIO(data), formats=[kind]) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise PictureTooLargeError(
-                    f"the picture has {width} x {height} pixels, "
-                    f"more than the {max_pixels} that are decoded here; scale it down"
-                )
-            image.load()
-            return _pixels(_upright(image))
-    except PictureError:
-        raise
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PictureTooLargeError(
-            f"the picture has more than the {max_pixels} pixels that are decoded here; "
-            "scale it down"
+            "the picture has more pixels than are decoded here; scale it down"
         ) from None
     except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
         raise UndecodablePictureError(f"the {kind} data is broken or cut off") from error

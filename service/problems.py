@@ -2,7 +2,8 @@
 
 A view raises ``Problem(status, detail)``. The body is RFC 9457's ``application/problem+json``:
 {"type", "title", "status", "detail"}; "type" is "about:blank", so "title" is the status code's own
-phrase (section 4.2.1). Under /v2 it is the Open Inference Protocol's: {"error"}.
+phrase (section 4.2.1). Beside them stands "request_id", which names the request in the log too
+(section 3.2). Under /v2 the body is the Open Inference Protocol's: {"error"}.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from http import HTTPStatus
 
 from flask import Flask, Response, json, request
 from werkzeug.exceptions import HTTPException, InternalServerError
+
+from service.correlation import correlation
 
 
 class Problem(Exception):  # noqa: N818 - the RFC's word
@@ -50,14 +53,21 @@ def _from_http_exception(error: HTTPException) -> Response:
     return answer
 
 
-def error_body(path: str, status: HTTPStatus, detail: str) -> tuple[str, str]:
+def error_body(path: str, status: HTTPStatus, detail: str, request_id: str) -> tuple[str, str]:
     """An error's body, and its media type, as the callers of ``path`` expect it."""
     if path == "/v2" or path.startswith("/v2/"):
         return json.dumps({"error": detail}), "application/json"
-    body = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
+    body = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+    }
     return json.dumps(body), "application/problem+json"
 
 
 def _response(status: HTTPStatus, detail: str) -> Response:
-    body, content_type = error_body(request.path, status, detail)
+    request_id = correlation(request.environ).request_id
+    body, content_type = error_body(request.path, status, detail, request_id)
     return Response(body, status, content_type=content_type)

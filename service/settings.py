@@ -7,13 +7,20 @@ not set.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 PILLOW_PIXEL_LIMIT = 89_478_485
 """Above this many pixels Pillow itself warns of a decompression bomb (Image.MAX_IMAGE_PIXELS)."""
+
+NONE = "none"
+
+_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{16,256}")
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 
 Parser = Callable[[str], Any]
 
@@ -30,6 +37,7 @@ class Setting:
     default: str
     parse: Parser
     help: str
+    secret: bool = False
 
 
 def _whole(least: int, most: int) -> Parser:
@@ -56,6 +64,35 @@ def _flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("0 or 1")
     return text == "1"
+
+
+def key_digest(key: str) -> bytes:
+    """The SHA-256 of an API key, which is all that the service keeps of it."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def _list(text: str) -> list[str]:
+    """The values of a comma-separated list; "none" alone is the empty one."""
+    return [] if text == NONE else [each.strip() for each in text.split(",")]
+
+
+def _keys(text: str) -> tuple[bytes, ...]:
+    keys = _list(text)
+    if not all(map(_KEY.fullmatch, keys)):
+        raise ValueError(
+            "keys of 16 to 256 printable ASCII characters without spaces, separated by commas"
+        )
+    return tuple(map(key_digest, keys))
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = _list(text)
+    if origins != ["*"] and not all(map(_ORIGIN.fullmatch, origins)):
+        raise ValueError(
+            "origins like https://example.org, in lower case and without a path, separated by "
+            "commas, or * alone"
+        )
+    return tuple(origins)
 
 
 SETTINGS = (
@@ -88,6 +125,12 @@ SETTINGS = (
         "largest picture, width x height; a pixel takes 4 to 20 bytes of memory while it is "
         "decoded; beyond it 413",
     ),
+    Setting(
+        "MAX_REQUEST_PIXELS",
+        "100000000",
+        _whole(1, 1 << 40),
+        "most pixels in all pictures of one request together; beyond it 413, before any is decoded",
+    ),
     Setting("MAX_IMAGES", "64", _whole(1, 1024), "most pictures in one request; beyond it 413"),
     Setting(
         "MAX_BATCH",
@@ -112,6 +155,21 @@ SETTINGS = (
         "1",
         _whole(0, 3600),
         "seconds after SIGTERM in which /health/ready says 503 and requests are still answered",
+    ),
+    Setting(
+        "API_KEYS",
+        NONE,
+        _keys,
+        "keys, separated by commas, one of which every request but those to the health routes "
+        "must bring, as Authorization: Bearer <key> or X-API-Key: <key>; none: no key is needed",
+        secret=True,
+    ),
+    Setting(
+        "CORS_ORIGINS",
+        NONE,
+        _origins,
+        "origins, separated by commas, whose pages may read the answers in a browser; *: all; "
+        "none: only the service's own",
     ),
     Setting("REQUIRE_GPU", "0", _flag, "1: refuse to start where no GPU works"),
     Setting(
@@ -146,11 +204,14 @@ class Settings:
     threads: int
     max_body_bytes: int
     max_pixels: int
+    max_request_pixels: int
     max_images: int
     max_batch: int
     queue_images: int
     deadline_seconds: int
     drain_seconds: int
+    api_keys: tuple[bytes, ...] = field(repr=False)
+    cors_origins: tuple[str, ...]
     require_gpu: bool
     gpu_memory_limit: int
     ort_threads: int
@@ -165,7 +226,8 @@ class Settings:
             try:
                 values[setting.name.lower()] = setting.parse(text)
             except ValueError as error:
-                raise SettingsError(f"{setting.name} is {text!r}; allowed: {error}") from None
+                value = "a value that is not shown here" if setting.secret else repr(text)
+                raise SettingsError(f"{setting.name} is {value}; allowed: {error}") from None
         return cls(**values)
 
 

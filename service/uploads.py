@@ -7,6 +7,7 @@ the limits of the settings.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -16,12 +17,15 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from service.forms import plain_files
 from service.messages import Request, current
+from service.metrics import metrics
 from service.pictures import (
+    Picture,
     PictureError,
     PictureTooLargeError,
     UndecodablePictureError,
     UnsupportedPictureError,
-    decode,
+    decode_opened,
+    open_picture,
 )
 from service.problems import Problem
 from service.settings import Settings
@@ -61,11 +65,20 @@ def read_upload() -> Upload:
         if not body:
             raise Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
         parts = [(None, body)]
-    images = [_decode(name, data, settings.max_pixels) for name, data in parts]
-    return Upload(
-        tuple(name for name, _ in parts),
-        images[0][None] if len(images) == 1 else np.stack(images),
-    )
+    started = time.perf_counter()
+    names = tuple(name for name, _ in parts)
+    pictures = [_open(name, data, settings.max_pixels) for name, data in parts]
+    pixels = sum(picture.pixels for picture in pictures)
+    if pixels > settings.max_request_pixels:
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the request's pictures have {pixels} pixels together, more than the "
+            f"{settings.max_request_pixels} allowed; send fewer of them at a time, or scale them "
+            "down",
+        )
+    images = [_decode(*each) for each in zip(names, pictures, strict=True)]
+    metrics().decode_seconds.observe(time.perf_counter() - started)
+    return Upload(names, images[0][None] if len(images) == 1 else np.stack(images))
 
 
 def read_body(request: Request, limit: int) -> bytes:
@@ -117,14 +130,28 @@ def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, b
     return [(file.filename or None, file.read()) for file in files]
 
 
-def _decode(name: str | None, data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    label = _shown(name) if name else "the picture"
+def _open(name: str | None, data: bytes, max_pixels: int) -> Picture:
     if not data:
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{label}: the file is empty")
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{_label(name)}: the file is empty")
     try:
-        return decode(data, max_pixels=max_pixels)
+        return open_picture(data, max_pixels=max_pixels)
     except PictureError as error:
-        raise Problem(_STATUS[type(error)], f"{label}: {error}") from error
+        raise _problem(name, error) from error
+
+
+def _decode(name: str | None, picture: Picture) -> NDArray[np.uint8]:
+    try:
+        return decode_opened(picture)
+    except PictureError as error:
+        raise _problem(name, error) from error
+
+
+def _problem(name: str | None, error: PictureError) -> Problem:
+    return Problem(_STATUS[type(error)], f"{_label(name)}: {error}")
+
+
+def _label(name: str | None) -> str:
+    return _shown(name) if name else "the picture"
 
 
 def _shown(name: str) -> str:

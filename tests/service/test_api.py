@@ -42,7 +42,8 @@ def assert_problem(response: TestResponse, status: int, words: str = "") -> None
     assert response.status_code == status, response.text
     assert response.content_type == "application/problem+json"
     body = json.loads(response.text)
-    assert list(body) == ["type", "title", "status", "detail"]
+    assert list(body) == ["type", "title", "status", "detail", "request_id"]
+    assert body["request_id"] == response.headers["X-Request-ID"]
     assert (body["type"], body["status"]) == ("about:blank", status)
     assert words in body["detail"]
     assert len(response.text) < 1000
@@ -300,7 +301,8 @@ def test_a_request_leaves_one_log_line_without_its_content(
     line = json.loads(JsonFormatter().format(record))
     assert set(line) == {
         *("time", "level", "logger", "message"),
-        *("method", "path", "status", "ms", "variant"),
+        *("request_id", "method", "path", "route", "variant", "status"),
+        *("bytes_in", "bytes_out", "ms"),
     }
     assert (line["method"], line["path"], line["status"]) == ("POST", "/predict", 200)
     assert line["variant"] == "relu_with_bn"

@@ -205,6 +205,30 @@ def test_what_passes_its_deadline_is_not_computed(pool: ThreadPoolExecutor) -> N
     assert_at_rest(engine)
 
 
+def test_the_observer_learns_that_what_passed_its_deadline_waits_no_more(
+    pool: ThreadPoolExecutor,
+) -> None:
+    class Watcher:
+        waits = 0
+
+        def ran(self, *facts: object) -> None:
+            pass
+
+        def waiting(self, engine: Engine) -> None:
+            self.waits = engine.waiting_images
+
+    watcher, model = Watcher(), Fake()
+    engine = make_engine(observer=watcher)
+    running = occupy(engine, pool, model)
+    late = pool.submit(ask, engine, (model, pictures(1)), seconds=0.05)
+    wait_until(lambda: watcher.waits == 1)
+    with pytest.raises(DeadlineError):
+        late.result(LIMIT)
+    assert watcher.waits == 0
+    model.go.set()
+    assert running.result(LIMIT)
+
+
 def test_a_long_request_stops_at_its_deadline() -> None:
     engine = make_engine(max_batch=1)
     model = Fake()

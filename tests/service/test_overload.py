@@ -39,11 +39,12 @@ def test_a_full_queue_answers_503_with_retry_after(crowded: FlaskClient, path: s
 def test_a_queue_that_fills_while_the_picture_is_decoded_answers_the_same(
     crowded: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_the_gate = crowded.post("/predict", data=PNG)
+    same = {"X-Request-ID": "the-same"}
+    at_the_gate = crowded.post("/predict", data=PNG, headers=same)
     engine = state_of(crowded.application).engine
     monkeypatch.setattr(engine, "waiting_images", engine.queue_images - 1)
     form = {"image": [(io.BytesIO(PNG), "a.png"), (io.BytesIO(PNG), "b.png")]}
-    behind_it = crowded.post("/predict", data=form)
+    behind_it = crowded.post("/predict", data=form, headers=same)
     assert (behind_it.status_code, behind_it.json) == (503, at_the_gate.json)
     assert behind_it.headers["Retry-After"] == at_the_gate.headers["Retry-After"]
 

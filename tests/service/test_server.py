@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -29,8 +31,11 @@ DEADLINE = 30
 
 @dataclass
 class Running:
+    """``log`` is its standard output: a file, as a pipe that nobody reads would fill."""
+
     process: subprocess.Popen[bytes]
     port: int
+    log: IO[bytes]
 
     @property
     def url(self) -> str:
@@ -61,22 +66,20 @@ def started(models_dir: Path, **variables: str) -> Iterator[Running]:
         "MAX_BODY_BYTES": str(LIMIT),
         **variables,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield Running(process, port)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.communicate(timeout=DEADLINE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service"], env=environment, stdout=log, stderr=subprocess.PIPE
+        )
+        try:
+            yield Running(process, port, log)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.communicate(timeout=DEADLINE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.communicate()
 
 
 def wait_until_alive(server: Running) -> None:
@@ -175,7 +178,9 @@ def test_sigterm_ends_the_server_with_status_0_and_its_log_is_json(models_dir: P
         wait_until_alive(server)
         requests.post(f"{server.url}/predict", data=encode(PHOTO), timeout=DEADLINE)
         server.process.send_signal(signal.SIGTERM)
-        out, err = server.process.communicate(timeout=DEADLINE)
+        _, err = server.process.communicate(timeout=DEADLINE)
+        server.log.seek(0)
+        out = server.log.read()
     assert server.process.returncode == 0
     assert err == b""
     lines = [json.loads(line) for line in out.splitlines()]

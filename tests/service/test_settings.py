@@ -46,6 +46,12 @@ def test_values_come_from_the_environment_and_empty_ones_count_as_not_set() -> N
         ("MAX_BATCH", "-1", "a whole number from 0 to"),
         ("QUEUE_IMAGES", "0", "a whole number from 1 to"),
         ("DEADLINE_SECONDS", "0.5", "a whole number from 1 to"),
+        ("MAX_REQUEST_PIXELS", "0", "a whole number from 1 to"),
+        ("CORS_ORIGINS", "example.org", "origins like https://example.org"),
+        ("CORS_ORIGINS", "https://example.org/", "origins like https://example.org"),
+        ("CORS_ORIGINS", "https://Example.org", "origins like https://example.org"),
+        ("CORS_ORIGINS", "https://a.org,*", "origins like https://example.org"),
+        ("CORS_ORIGINS", "https://a.org,", "origins like https://example.org"),
         ("REQUIRE_GPU", "yes", "0 or 1"),
         ("GPU_MEMORY_LIMIT", "1", "a whole number from"),
         ("ORT_THREADS", "0", "a whole number from 1 to"),
@@ -56,3 +62,32 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowe
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({name: value})
     assert str(caught.value).startswith(f"{name} is {value!r}; allowed: {allowed}")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ["a-key-too-short", "x" * 257, "sixteen letters!", "a-key-that-is-good,", "clé-" * 8],
+)
+def test_a_bad_key_is_refused_without_being_shown(keys: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({"API_KEYS": keys})
+    message = str(caught.value)
+    assert message.startswith("API_KEYS is a value that is not shown here; allowed: keys of 16 to")
+    assert keys not in message
+
+
+def test_lists_are_separated_by_commas_and_none_is_the_empty_one() -> None:
+    settings = Settings.from_environment(
+        {"API_KEYS": "k" * 16 + ", " + "l" * 32, "CORS_ORIGINS": "https://a.org,http://[::1]:80"}
+    )
+    assert len(settings.api_keys) == 2
+    assert settings.cors_origins == ("https://a.org", "http://[::1]:80")
+    for empty in ("", "none"):
+        settings = Settings.from_environment({"API_KEYS": empty, "CORS_ORIGINS": empty})
+        assert (settings.api_keys, settings.cors_origins) == ((), ())
+
+
+def test_the_settings_hold_no_key_that_could_be_printed() -> None:
+    settings = Settings.from_environment({"API_KEYS": "a-key-that-nobody-sees"})
+    assert "nobody" not in repr(settings)
+    assert b"nobody" not in b"".join(settings.api_keys)

@@ -1,0 +1,87 @@
+"""The headers of every answer: what a browser may do with it, whose it is, and who may read it.
+
+An answer of an API holds nothing to run, to frame or to keep. A page that needs more says so in
+its own headers, which stay. Other origins may read answers only where ``CORS_ORIGINS`` names
+them (the Fetch standard, "HTTP CORS protocol"); keys travel in headers and there are no cookies,
+so credentials are never allowed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, current_app
+
+from service.correlation import REQUEST_ID, TRACEPARENT, correlation
+from service.messages import current
+from service.state import settings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+ANY_ORIGIN = "*"
+PREFLIGHT_SECONDS = "600"
+
+_SECURITY = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+)
+_TENSORS = "Inference-Header-Content-Length"
+_SENT = f"Authorization, Content-Encoding, Content-Type, {_TENSORS}, X-API-Key, "
+_SENT += f"{REQUEST_ID}, {TRACEPARENT}"
+_READ = f"{_TENSORS}, Retry-After, {REQUEST_ID}, {TRACEPARENT}"
+
+
+def answer_headers(environ: WSGIEnvironment, origins: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What every answer to ``environ`` carries; ``origins`` are those that may read it."""
+    ids = correlation(environ)
+    headers = [*_SECURITY, (REQUEST_ID, ids.request_id)]
+    if ids.traceparent:
+        headers.append((TRACEPARENT, ids.traceparent))
+    if not origins:
+        return headers
+    origin = environ.get("HTTP_ORIGIN", "")
+    if ANY_ORIGIN not in origins:
+        headers.append(("Vary", "Origin"))
+    if _may_read(origin, origins):
+        allowed = ANY_ORIGIN if ANY_ORIGIN in origins else origin
+        headers.append(("Access-Control-Allow-Origin", allowed))
+        headers.append(("Access-Control-Expose-Headers", _READ))
+    return headers
+
+
+def init_app(app: Flask) -> None:
+    """Give every answer of ``app`` its headers, and answer browsers' preflight requests."""
+    app.before_request(_preflight)
+    app.after_request(_complete)
+
+
+def _complete(response: Response) -> Response:
+    present = {name.lower() for name, _ in response.headers}
+    for name, value in answer_headers(current().environ, settings().cors_origins):
+        if name == "Vary" or name.lower() not in present:
+            response.headers.add(name, value)
+    return response
+
+
+def _preflight() -> Response | None:
+    """Answer what a browser asks before a request of another origin; it brings no key."""
+    request = current()
+    if request.method != "OPTIONS" or request.url_rule is None:
+        return None
+    origins, asked = settings().cors_origins, request.headers
+    origin = asked.get("Origin", "")
+    if "Access-Control-Request-Method" not in asked or not _may_read(origin, origins):
+        return None
+    response: Response = current_app.make_default_options_response()
+    response.headers["Access-Control-Allow-Methods"] = response.headers["Allow"]
+    response.headers["Access-Control-Allow-Headers"] = _SENT
+    response.headers["Access-Control-Max-Age"] = PREFLIGHT_SECONDS
+    return response
+
+
+def _may_read(origin: str, origins: tuple[str, ...]) -> bool:
+    return bool(origin) and (ANY_ORIGIN in origins or origin in origins)

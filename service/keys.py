@@ -1,0 +1,64 @@
+"""API keys: where ``API_KEYS`` is set, every route but those marked ``@public`` asks for one.
+
+A key comes as ``Authorization: Bearer <key>`` or as ``X-API-Key: <key>``. It is asked for before
+anything else is looked at, so that a stranger does not even learn which routes there are.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from flask import Flask
+
+from service.messages import current
+from service.problems import Problem
+from service.settings import key_digest
+from service.state import state_of
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+_CHALLENGE = 'Bearer realm="batchnorm-service"'
+
+
+def public(view: View) -> View:
+    """Mark a view that answers without a key: those that orchestrators probe, and no other."""
+    view.public = True  # type: ignore[attr-defined]
+    return view
+
+
+def init_app(app: Flask) -> None:
+    """Have ``app`` ask for a key, if its settings have any."""
+    digests = state_of(app).settings.api_keys
+    if not digests:
+        return
+
+    @app.before_request
+    def ask() -> None:
+        view = app.view_functions.get(current().endpoint or "")
+        if not getattr(view, "public", False):
+            _check(digests)
+
+
+def _check(digests: tuple[bytes, ...]) -> None:
+    """Raises ``Problem`` 401 unless the current request brings one of the keys."""
+    request = current()
+    sent = [request.headers.get("X-API-Key", "")]
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        sent.append(token.strip())
+    sent = [key for key in sent if key]
+    # Digests have one length and are all compared, so that the time tells neither how much of a
+    # key was right nor which one it was.
+    found = [hmac.compare_digest(key_digest(key), digest) for key in sent for digest in digests]
+    if any(found):
+        return
+    detail = "the API key is not known" if sent else "an API key is needed"
+    challenge = f'{_CHALLENGE}, error="invalid_token"' if sent else _CHALLENGE
+    raise Problem(
+        HTTPStatus.UNAUTHORIZED,
+        f"{detail}; send it as Authorization: Bearer <key>, or as X-API-Key: <key>",
+        headers={"WWW-Authenticate": challenge},
+    )

@@ -1,0 +1,96 @@
+"""What the metrics of several worker processes need in common: a folder in memory, and slots.
+
+Each worker counts in files of its own that all may read, and whichever worker is asked adds them
+up. The folder lies in /dev/shm, where there is one: nothing is written to a disk. The parent
+makes it before its workers start, and removes it when they have ended; where the operator has set
+PROMETHEUS_MULTIPROC_DIR, as under another pre-forking server, that folder is used and kept.
+
+A worker's files bear the number of its slot, not of its process: who replaces a dead worker takes
+over its slot, and counts on from where it stopped. So nothing is lost, and nothing piles up. A
+slot is held by a lock that the kernel releases when its process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+
+_LOCK = "slot-{}.lock"
+
+
+class FolderError(Exception):
+    """No folder can be made; the message says what would help."""
+
+
+@contextmanager
+def shared(workers: int) -> Iterator[None]:
+    """Have what this process starts count together, if that is several ``workers``.
+
+    Raises ``FolderError``.
+    """
+    if workers == 1 or os.environ.get(VARIABLE):
+        yield
+        return
+    memory = MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else None
+    try:
+        made = TemporaryDirectory("", "batchnorm-metrics-", memory, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise FolderError(
+            f"several workers need a folder for their metrics, and none can be made "
+            f"({error.strerror}); let them write to {MEMORY}, or set {VARIABLE} to a folder, or "
+            "WEB_CONCURRENCY to 1"
+        ) from None
+    with made as folder:
+        os.environ[VARIABLE] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(VARIABLE, None)
+
+
+def shared_folder() -> Path | None:
+    """The folder that this process shares; None where it counts alone."""
+    folder = os.environ.get(VARIABLE)
+    return Path(folder) if folder else None
+
+
+def claim_slot(folder: Path) -> int:
+    """The lowest slot that no living process holds; this process holds it until it ends."""
+    for slot in count():
+        if _lock(folder / _LOCK.format(slot)) is not None:
+            return slot
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def dead_slots(folder: Path) -> Iterator[list[int]]:
+    """The slots whose process has ended; none of them is taken over while the block runs."""
+    held = {}
+    for path in sorted(folder.glob(_LOCK.format("*"))):
+        descriptor = _lock(path)
+        if descriptor is not None:
+            held[int(path.stem.partition("-")[2])] = descriptor
+    try:
+        yield list(held)
+    finally:
+        for descriptor in held.values():
+            os.close(descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    """An open descriptor that holds the lock; None where another holds it."""
+    import fcntl  # not on Windows, where one worker counts alone
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    os.close(descriptor)
+    return None

@@ -1,0 +1,220 @@
+"""GET /metrics: what the service has done and is doing, as Prometheus and OpenMetrics read it.
+
+Requests are counted by route (the URL rule), variant and status, computing by variant and
+version. Every label value is one of a known few: what strangers send makes no new series. Several
+worker processes answer as one (``service.metric_files``).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, Flask, Response, current_app, request
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    values,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from werkzeug.exceptions import HTTPException
+
+from service.messages import current
+from service.metric_files import claim_slot, dead_slots, shared_folder
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from service.engine import Engine
+    from service.repository import Model, Repository
+
+NO_ROUTE = "none"
+"""The route of a request that no URL rule matches."""
+
+_SECONDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_OF_A_REQUEST = ("route", "variant", "status")
+_OF_A_MODEL = ("variant", "version")
+_KEY = "batchnorm-metrics"
+
+disable_created_metrics()  # else every counter gets a second series, with its date of birth
+
+blueprint = Blueprint("metrics", __name__)
+
+
+@blueprint.get("/metrics")
+def show() -> Response:
+    """Every metric, in the format that the caller accepts."""
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return Response(encode(metrics().collected()), content_type=content_type)
+
+
+class _Run:
+    """The series of one model."""
+
+    def __init__(self, metrics: Metrics, labels: tuple[str, str]) -> None:
+        self.images = metrics.images.labels(*labels)
+        self.executions = metrics.executions.labels(*labels)
+        self.batch = metrics.batch.labels(*labels)
+        self.queued = metrics.queued.labels(*labels)
+        self.seconds = metrics.run_seconds.labels(*labels)
+
+
+class Metrics:
+    """The metrics of one application; every method may be called in any thread."""
+
+    def __init__(self, repository: Repository | None) -> None:
+        self._folder = shared_folder()
+        # What prometheus_client makes of its variable would file values by process.
+        values.ValueClass = _slot_values(self._folder) if self._folder else values.MutexValue
+        self._registry = CollectorRegistry()
+        # Shared values are read from their files, by a collector of their own.
+        registry = None if self._folder else self._registry
+        if self._folder:
+            MultiProcessCollector(self._registry, str(self._folder))
+
+        def counter(name: str, text: str, labels: Sequence[str]) -> Counter:
+            return Counter(f"batchnorm_{name}", text, labels, registry=registry)
+
+        def histogram(
+            name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = _SECONDS
+        ) -> Histogram:
+            return Histogram(f"batchnorm_{name}", text, labels, registry=registry, buckets=buckets)
+
+        self.requests = counter("requests", "Requests answered.", _OF_A_REQUEST)
+        self.request_seconds = histogram(
+            "request_seconds", "Seconds from a request's arrival to its answer.", _OF_A_REQUEST
+        )
+        self.decode_seconds = histogram(
+            "decode_seconds", "Seconds to decode the pictures of one request."
+        )
+        self.queued = histogram(
+            "queue_seconds", "Seconds that pictures waited for a run.", _OF_A_MODEL
+        )
+        self.run_seconds = histogram("run_seconds", "Seconds of one run of a model.", _OF_A_MODEL)
+        self.images = counter("images", "Pictures computed.", _OF_A_MODEL)
+        self.executions = counter(
+            "executions", "Runs of a model; pictures over runs is the mean batch.", _OF_A_MODEL
+        )
+        self.batch = histogram(
+            "batch_images", "Pictures that were computed together.", _OF_A_MODEL, _BATCHES
+        )
+        self._queue = Gauge(
+            "batchnorm_queue_images",
+            "Pictures that wait to be computed.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._queue_lock = threading.Lock()
+        self._queue_images = 0
+        self._queue.set(0)
+        info = Gauge(
+            "batchnorm_model_info",
+            "1 for every model that is served, with where it runs and what it is.",
+            (*_OF_A_MODEL, "provider", "sha256", "dataset"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._runs: dict[tuple[str, int], _Run] = {}
+        for versions in repository.models.values() if repository else ():
+            for model in versions.values():
+                labels = (model.variant, str(model.version))
+                self._runs[model.variant, model.version] = _Run(self, labels)
+                dataset = model.card.dataset.name
+                info.labels(*labels, model.provider, model.sha256[:12], dataset).set(1)
+
+    def collected(self) -> CollectorRegistry:
+        """What an encoder turns into text; dead workers' gauges are taken out first."""
+        if self._folder:
+            with dead_slots(self._folder) as slots:
+                for slot in slots:
+                    mark_process_dead(slot, str(self._folder))
+        return self._registry
+
+    def answered(self, route: str, variant: str, status: int, seconds: float) -> None:
+        """One request has its answer."""
+        key = route, variant, status
+        series = self._answers.get(key)
+        if series is None:
+            labels = route, variant, str(int(status))
+            series = self.requests.labels(*labels), self.request_seconds.labels(*labels)
+            self._answers[key] = series
+        series[0].inc()
+        series[1].observe(seconds)
+
+    def ran(self, model: Model, images: int, waited: Sequence[float], seconds: float) -> None:
+        """One run: its pictures, the seconds that each part of it waited, and its own."""
+        series = self._runs[model.variant, model.version]
+        series.executions.inc()
+        series.images.inc(images)
+        series.batch.observe(images)
+        series.seconds.observe(seconds)
+        for each in waited:
+            series.queued.observe(each)
+
+    def waiting(self, engine: Engine) -> None:
+        """The engine's queue has changed."""
+        with self._queue_lock:
+            # Read here, so that of two threads the later one cannot leave the older number.
+            now = engine.waiting_images
+            if now != self._queue_images:
+                self._queue_images = now
+                self._queue.set(now)
+
+
+def init_app(app: Flask, counted: Metrics) -> Callable[[WSGIEnvironment], None]:
+    """Count every request that ``app`` answers, and show it.
+
+    Returns what counts a request that was refused before it came to ``app``, with 503.
+    """
+    app.extensions[_KEY] = counted
+    app.register_blueprint(blueprint)
+    app.after_request(_count)
+
+    urls = app.url_map.bind("localhost")
+
+    def refused(environ: WSGIEnvironment) -> None:
+        path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
+        try:
+            route = urls.match(path, method, return_rule=True)[0].rule
+        except HTTPException:
+            route = NO_ROUTE
+        counted.answered(route, "", HTTPStatus.SERVICE_UNAVAILABLE, 0.0)
+
+    return refused
+
+
+def metrics() -> Metrics:
+    """The current application's metrics."""
+    found: Metrics = current_app.extensions[_KEY]
+    return found
+
+
+def _count(response: Response) -> Response:
+    request = current()
+    rule = request.url_rule
+    metrics().answered(
+        NO_ROUTE if rule is None else rule.rule,
+        request.variant or "",
+        response.status_code,
+        time.monotonic() - request.started,
+    )
+    return response
+
+
+@cache
+def _slot_values(folder: Path) -> Any:
+    """Values that live in ``folder``, under a slot that this process claims."""
+    slot = claim_slot(folder)
+    mark_process_dead(slot, str(folder))  # its predecessor's gauges; the counters go on
+    return values.MultiProcessValue(lambda: slot)
