@@ -120,9 +120,9 @@ def work(way: str, steps: int) -> None:
 
 
 def fused(images: Any, labels: Any, steps: int) -> Any:
-    """(a) The step of ``training.fit``, with its picking of pictures."""
+    """(a) The step of ``training.step``, with its picking of pictures."""
     from training import nets
-    from training.fit import batch_indices, compiled
+    from training.step import batch_indices, compiled
 
     fitter = compiled(nets.build(VARIANTS["relu_with_bn"], 121.9, 0), RECIPES["article"], 0)
 

@@ -27,9 +27,10 @@ from scipy.special import logsumexp
 import training.fit
 from training import nets, synthetic
 from training.dataset import hold_out
-from training.fit import Fitter, batch_indices, fit
+from training.fit import fit
 from training.freeze import freeze
 from training.recipes import RECIPES, Augmentation, Recipe
+from training.step import Fitter, batch_indices
 from training.trial import Trial, TrialError, locked, read_record, write_record
 from training.variants import VARIANTS
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from training import nets
-from training.fit import compiled
 from training.recipes import RECIPES, Augmentation
+from training.step import compiled
 from training.variants import VARIANTS
 
 GRADIENTS = np.array([0.0, 1e-12, -1e-9, 1e-7, 3e-7, -1e-6, 1e-4, -1e-2, 1.0, -30.0, 1e4])
