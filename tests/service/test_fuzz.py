@@ -1,0 +1,138 @@
+"""Whatever strangers send, the real server answers it, and keeps nothing of it.
+
+More than 20,000 requests of hypothesis: changed pictures of every format, changed forms.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.service.hostile import BAD, GOOD
+from tests.service.mutations import FORMATS, SOURCES, changed_forms, changed_pictures
+from tests.service.processes import memory
+from tests.service.test_server import Running, started, wait_until_alive
+
+PICTURES_OF_EACH_FORMAT = 2_600
+FORMS = 6_500
+ANY_BODIES = 600
+assert len(FORMATS) * PICTURES_OF_EACH_FORMAT + FORMS + ANY_BODIES > 20_000
+
+GROWTH = 8 << 20
+"""Bytes of memory that may come and go over one test: a kilobyte of a request's is more."""
+
+REFUSALS = {400, 413, 415, 422}
+
+
+@pytest.fixture(scope="module")
+def server(models_dir: Path) -> Iterator[Running]:
+    limits = {"MAX_PIXELS": "300000", "MAX_REQUEST_PIXELS": "600000", "MAX_IMAGES": "4"}
+    with started(models_dir, LOG_LEVEL="error", WEB_CONCURRENCY="1", **limits) as running:
+        wait_until_alive(running)
+        yield running
+
+
+class Fuzzer:
+    """Sends bodies over one connection, and judges the answers."""
+
+    def __init__(self, server: Running) -> None:
+        self._server = server
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        self.statuses: Counter[int] = Counter()
+
+    def send(self, body: bytes, content_type: str, path: str = "/predict") -> None:
+        headers = {"Content-Type": content_type.encode("latin-1", "replace")}
+        try:
+            self._connection.request("POST", path, body, headers)
+            response = self._connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise
+        self.statuses[response.status] += 1
+        if response.status == 200:
+            assert_probable(json.loads(answer), path)
+            return
+        assert response.status in REFUSALS, (response.status, answer)
+        assert response.getheader("Content-Type") == "application/problem+json"
+        problem = json.loads(answer)
+        assert problem["status"] == response.status
+        assert problem["detail"]
+        assert len(answer) < 2000
+        assert b"Traceback" not in answer
+
+    def check(self, cases: int, strategy: Any, send: Callable[[Any], None]) -> None:
+        """Let hypothesis find ``cases`` cases: no error and no more memory may come of them."""
+        for source in [*SOURCES, *(make() for make in GOOD.values())]:
+            self.send(source, "image/png")
+        for _, make in BAD.values():
+            self.send(make()[:200_000], "image/png")
+        before, self.statuses = memory(self._server), Counter()
+
+        @settings(max_examples=cases, suppress_health_check=list(HealthCheck))
+        @given(strategy)
+        def check(case: Any) -> None:
+            send(case)
+
+        check()
+        grown = memory(self._server) - before
+        assert self._server.process.poll() is None
+        assert self.statuses.total() >= cases
+        # A fuzzer that is always refused, or never, tests little.
+        assert cases / 20 < self.statuses[200] < cases * 19 / 20, self.statuses
+        assert grown < GROWTH, f"{grown / cases:.0f} bytes of each request are kept"
+
+
+def assert_probable(answer: dict[str, Any], path: str) -> None:
+    for image in answer["images"]:
+        tops = [image["top"]] if path == "/predict" else image["variants"].values()
+        for top in tops:
+            values = [guess["probability"] for guess in top]
+            assert len(values) == 5
+            assert values == sorted(values, reverse=True)
+            assert 0 <= values[-1] <= sum(values) < 1 + 1e-4
+
+
+@pytest.fixture
+def fuzzer(server: Running) -> Fuzzer:
+    return Fuzzer(server)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_picture_is_taken_apart_and_put_together_as_it_was(kind: str) -> None:
+    for data in FORMATS[kind].sources:
+        pieces = FORMATS[kind].split(data)
+        assert pieces
+        assert FORMATS[kind].join(pieces) == data
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_changed_pictures_are_answered_or_refused(fuzzer: Fuzzer, kind: str) -> None:
+    fuzzer.check(
+        PICTURES_OF_EACH_FORMAT,
+        changed_pictures(kind),
+        lambda data: fuzzer.send(data, "application/octet-stream"),
+    )
+
+
+def test_changed_forms_are_answered_or_refused(fuzzer: Fuzzer) -> None:
+    fuzzer.check(FORMS, changed_forms(), lambda form: fuzzer.send(*form))
+
+
+def test_any_body_under_any_name_is_answered_or_refused(fuzzer: Fuzzer) -> None:
+    kinds = st.sampled_from(("", "image/png", "text/plain", "application/json", "multipart/mixed"))
+    names = st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f")
+    bodies = st.sampled_from(SOURCES) | st.binary(max_size=64)
+    cases = st.tuples(bodies, kinds | st.text(names, max_size=40))
+    paths = st.sampled_from(("/predict", "/compare"))
+    fuzzer.check(
+        ANY_BODIES, st.tuples(cases, paths), lambda case: fuzzer.send(*case[0], path=case[1])
+    )
