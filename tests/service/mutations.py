@@ -283,32 +283,19 @@ def changed_pictures(draw: Any, kind: str) -> bytes:
     return draw(changed_bytes(data)) if draw(st.integers(0, 3)) == 0 else data
 
 
-_FIELDS = (*["image"] * 8, "images", "Image", "", "é", "image\0", 'im"age', "a" * 999)
+_FIELDS = ("images", "Image", "", "é", "image\0", 'im"age', "a" * 999)
 _NAMES = (
-    *("a.png", "b c.jpg", "", "é.png", "../../etc/passwd", "C:\\x.bmp", 'q".gif', "%22.png"),
-    *(
-        "a" * 5000,
-        "\0",
-        "a\r\nX-Evil: 1",
-        "=?utf-8?q?x?=",
-        "\udcff",
-        "a;b=c",
-        "..",
-        "\u202egnp.exe",
-    ),
+    *("b c.jpg", "", "é.png", "../../etc/passwd", "C:\\x.bmp", 'q".gif', "%22.png", "a;b=c", ".."),
+    *("a" * 5000, "\0", "a\r\nX-Evil: 1", "=?utf-8?q?x?=", "\udcff", "\u202egnp.exe"),
 )
 _HEADERS = (
-    *(
-        "Content-Type: image/png",
-        "Content-Type: text/css; charset=utf-7",
-        "content-type:image/gif",
-    ),
+    *("Content-Type: text/css; charset=utf-7", "content-type:image/gif", "Content-Type:"),
     *("Content-Transfer-Encoding: base64", "Content-Length: 99999999", "Content-Length: -1"),
     *("X-" + "a" * 9000 + ": 1", "no colon", ": empty", " folded: line", "Content-Disposition: x"),
-    *("Content-Type: multipart/mixed; boundary=inner", "Content-Type:"),
+    "Content-Type: multipart/mixed; boundary=inner",
 )
+_DISPOSITION = 'form-data; name="{field}"; filename="{name}"'
 _DISPOSITIONS = (
-    *['form-data; name="{field}"; filename="{name}"'] * 6,
     'form-data; filename="{name}"; name="{field}"',
     "form-data; name={field}; filename={name}",
     "form-data; name=\"{field}\"; filename*=UTF-8''{name}",
@@ -319,55 +306,53 @@ _DISPOSITIONS = (
     'form-data; name="{field}; filename="{name}"',
     "form-data",
 )
+_KINDS = (
+    "multipart/form-data; boundary={}",
+    "multipart/form-data;charset=utf-16;boundary={}",
+    "Multipart/Form-Data; Boundary={}",
+    'multipart/form-data; boundary="{}',
+    "multipart/form-data; boundary=other",
+    "multipart/form-data; boundary=",
+    "multipart/form-data",
+    "multipart/mixed; boundary={}",
+    "multipart/form-data; boundary*=UTF-8''{}",
+)
+_BOUNDARIES = ("-" * 40 + "7d", "a'()+_,-./:=?", "a" * 70, "a" * 300, "")
+
+
+def _mostly(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
+    """``usual``, five times of six."""
+    return st.integers(0, 5).flatmap(
+        lambda turn: st.just(usual) if turn else st.sampled_from(others)
+    )
 
 
 @st.composite
 def _parts(draw: Any) -> bytes:
     """One part of a form, from its headers to the end of its content."""
-    line = draw(st.sampled_from(_DISPOSITIONS))
-    line = line.format(field=draw(st.sampled_from(_FIELDS)), name=draw(st.sampled_from(_NAMES)))
-    headers = [
-        f"Content-Disposition: {line}",
-        *draw(st.lists(st.sampled_from(_HEADERS), max_size=2)),
-    ]
-    if draw(st.integers(0, 9)) == 0:
-        headers = draw(st.permutations(headers))[draw(st.integers(0, 1)) :]
-    content = draw(
-        st.sampled_from(SOURCES) | st.sampled_from(sorted(FORMATS)).flatmap(changed_pictures)
-        if draw(st.integers(0, 3))
-        else st.binary(max_size=40)
-    )
-    end = draw(st.sampled_from(("\r\n",) * 8 + ("\n", "\r")))
-    head = end.join([*headers, "", ""]).encode("utf-8", "surrogateescape")
-    return head + content
+    line = draw(_mostly(_DISPOSITION, *_DISPOSITIONS))
+    line = line.format(field=draw(_mostly("image", *_FIELDS)), name=draw(_mostly("a.png", *_NAMES)))
+    headers = [f"Content-Disposition: {line}", draw(_mostly("Content-Type: image/png", *_HEADERS))]
+    if draw(_mostly(False, True)):
+        headers = draw(st.permutations([*headers, draw(st.sampled_from(_HEADERS))]))
+        headers = headers[draw(st.integers(0, 2)) :]
+    good = st.sampled_from(SOURCES)
+    changed = st.sampled_from(sorted(FORMATS)).flatmap(changed_pictures)
+    content = draw(draw(st.sampled_from((good, good, good, changed, st.binary(max_size=40)))))
+    head = draw(_mostly("\r\n", "\n", "\r")).join([*headers, "", ""])
+    return head.encode("utf-8", "surrogateescape") + content
 
 
 @st.composite
 def changed_forms(draw: Any) -> tuple[bytes, str]:
     """A multipart body and its Content-Type: right, nearly right, or broken on purpose."""
-    boundary = draw(st.sampled_from(("XX", "-" * 40 + "7d", "a'()+_,-./:=?", "a" * 70, "a" * 300)))
-    parts = draw(st.lists(_parts(), max_size=3))
-    end = draw(st.sampled_from(("\r\n",) * 9 + ("\n",))).encode()
+    boundary, end = draw(_mostly("XX", *_BOUNDARIES)), draw(_mostly("\r\n", "\n", "")).encode()
     line = b"--" + boundary.encode()
+    parts = draw(st.lists(_parts(), min_size=draw(_mostly(1, 0)), max_size=3))
     body = b"".join(line + end + part + end for part in parts) + line + b"--" + end
-    if draw(st.integers(0, 4)) == 0:
+    if draw(_mostly(False, True)):
         body = draw(st.binary(max_size=9)) + end + body + draw(st.binary(max_size=9))
-    for _ in range(draw(st.sampled_from((0, 0, 0, 1, 1, 2)))):
+    for _ in range(draw(_mostly(0, 1, 2, 3))):
         body = draw(changed_bytes(body))
-    kind = draw(
-        st.sampled_from(
-            (
-                *['multipart/form-data; boundary="{}"'] * 8,
-                *["multipart/form-data; boundary={}"] * 4,
-                "multipart/form-data;charset=utf-16;boundary={}",
-                "Multipart/Form-Data; Boundary={}",
-                'multipart/form-data; boundary="{}',
-                "multipart/form-data; boundary=other",
-                "multipart/form-data; boundary=",
-                "multipart/form-data",
-                "multipart/mixed; boundary={}",
-                "multipart/form-data; boundary*=UTF-8''{}",
-            )
-        )
-    )
+    kind = draw(_mostly('multipart/form-data; boundary="{}"', *_KINDS))
     return body, kind.format(boundary)
