@@ -145,6 +145,20 @@ SETTINGS = (
         "seconds from a request's arrival until its answer must be computed; beyond it 504",
     ),
     Setting(
+        "HEAD_SECONDS",
+        "20",
+        _whole(1, 3600),
+        "seconds that a request's head may take to arrive, and a new connection's first one to "
+        "begin; beyond it 408, and the connection is closed",
+    ),
+    Setting(
+        "BODY_SECONDS",
+        "60",
+        _whole(1, 3600),
+        "seconds that a request's body may take to arrive; beyond it 408, and the connection is "
+        "closed",
+    ),
+    Setting(
         "DRAIN_SECONDS",
         "1",
         _whole(0, 3600),
@@ -202,6 +216,8 @@ class Settings:
     max_batch: int
     queue_images: int
     deadline_seconds: int
+    head_seconds: int
+    body_seconds: int
     drain_seconds: int
     api_keys: tuple[bytes, ...] = field(repr=False)
     cors_origins: tuple[str, ...]

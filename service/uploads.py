@@ -127,7 +127,7 @@ def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, b
             f"the form has more parts than the {settings.max_images} pictures that one request "
             "may hold, or a text field that is too long",
         ) from None
-    strangers = sorted({*form, *uploads} - {FIELD})
+    strangers = sorted({name or "" for name in (*form, *uploads)} - {FIELD})  # None: no name
     if strangers:
         named = ", ".join(_shown(name) for name in strangers[:5])
         raise Problem(HTTPStatus.BAD_REQUEST, f"unknown form field {named}; {_how()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,15 @@ import pytest
 from click.testing import CliRunner
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import settings as hypothesis_settings
 
 from service.app import create_app
 from service.settings import Settings
 from tests.service.tiny import VARIANTS, make_card, make_model, write_repository
+
+# The same cases every time where a failure must mean a change; new ones at a developer's desk.
+hypothesis_settings.register_profile("service", deadline=None, derandomize="CI" in os.environ)
+hypothesis_settings.load_profile("service")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def started(models_dir: Path, **variables: str) -> Iterator[Running]:
+def started(
+    models_dir: Path,
+    *,
+    command: Sequence[str] = (sys.executable, "-m", "service"),
+    **variables: str,
+) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,9 +72,7 @@ def started(models_dir: Path, **variables: str) -> Iterator[Running]:
         **variables,
     }
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service"], env=environment, stdout=log, stderr=subprocess.PIPE
-        )
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.PIPE)
         try:
             yield Running(process, port, log)
         finally:
