@@ -67,9 +67,9 @@ class Acceptor:
         board[place] = 0
         self._loop.add_reader(listener, self._ready)
 
-    def count(self, change: int) -> None:
-        """A connection has begun (1) or ended (-1)."""
-        self._board[self._place] += change
+    def ended(self) -> None:
+        """One of the connections has ended."""
+        self._board[self._place] -= 1
 
     def close(self) -> None:
         """Take no more; the listener itself stays open."""
@@ -101,6 +101,7 @@ class Acceptor:
             self._loop.remove_reader(self._listener)
             self._pause = self._loop.call_later(0.1, self._resume)
             return False
+        self._board[self._place] += 1
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         begun = self._loop.create_task(

@@ -36,7 +36,7 @@ class _NoTrailers(list[Any]):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection; ``counted`` is told when it begins (1) and when it ends (-1)."""
+    """One connection; ``ended`` is called when it ends."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class LimitedProtocol(HttpToolsProtocol):
         *,
         head_seconds: float,
         body_seconds: float,
-        counted: Callable[[int], None],
+        ended: Callable[[], None],
     ) -> None:
         super().__init__(config, server_state, {})
         self._seconds = {_HEAD: head_seconds, _BODY: body_seconds}
-        self._counted = counted
+        self._ended = ended
         self._stage = _IDLE  # of the request whose bytes come in
         self._timed = _IDLE  # the stage that ``_timer`` limits
         self._timer: asyncio.TimerHandle | None = None
@@ -58,13 +58,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request, but not for ever."""
         super().connection_made(transport)
-        self._counted(1)
         self._limit(_HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone, or the connection was closed."""
         super().connection_lost(exc)
-        self._counted(-1)
+        self._ended()
         self._limit(_IDLE)
 
     def data_received(self, data: bytes) -> None:

@@ -97,7 +97,7 @@ class LoopWorker(Worker):
                 server,
                 head_seconds=state.settings.head_seconds,
                 body_seconds=state.settings.body_seconds,
-                counted=acceptors[0].count,
+                ended=acceptors[0].ended,
             )
 
         acceptors: list[Acceptor] = []
