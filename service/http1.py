@@ -25,6 +25,8 @@ GONE = "batchnorm.gone"
 
 MAX_HEAD_BYTES = 64 << 10
 
+LINGER_SECONDS = 2.0
+
 _IDLE, _HEAD, _BODY = range(3)
 
 
@@ -54,6 +56,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timed = _IDLE  # the stage that ``_timer`` limits
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request, but not for ever."""
@@ -68,6 +71,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes; most requests come whole, and no clock is set for them."""
+        if self._refused:
+            return
         super().data_received(data)
         if self._stage == _HEAD:
             self._head_bytes += len(data)
@@ -136,4 +141,11 @@ class LimitedProtocol(HttpToolsProtocol):
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             )
             self.transport.write((head + body).encode())
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close once the client has had time to read: what it still sends would reset it all."""
+        self._refused = True
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
