@@ -7,8 +7,13 @@ from http import HTTPStatus
 from service.engine import DeadlineError, OverloadedError, Rows, Task
 from service.gate import FULL, RETRY_AFTER
 from service.messages import current
-from service.problems import Problem
+from service.problems import Problem, Refusals
 from service.state import engine, settings
+
+NOT_COMPUTED: Refusals = {
+    HTTPStatus.SERVICE_UNAVAILABLE: FULL,
+    HTTPStatus.GATEWAY_TIMEOUT: "no answer within `DEADLINE_SECONDS`",
+}
 
 
 def compute(*tasks: Task) -> list[Rows]:

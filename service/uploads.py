@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from service.forms import plain_files
 from service.messages import Request, current
 from service.metrics import metrics
+from service.operations import Body
 from service.pictures import (
+    FORMATS,
     Picture,
     PictureError,
     PictureTooLargeError,
@@ -27,7 +30,7 @@ from service.pictures import (
     decode_opened,
     open_picture,
 )
-from service.problems import Problem
+from service.problems import Problem, Refusals
 from service.settings import Settings
 from service.state import settings as current_settings
 
@@ -38,6 +41,43 @@ _STATUS = {
     UndecodablePictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PictureTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }
+
+
+BAD_UPLOAD: Refusals = {
+    HTTPStatus.BAD_REQUEST: "no picture, an unknown form field, or a body that ends early",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes, pictures or pixels",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: f"a file that is none of {', '.join(FORMATS)}",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "a picture that is broken or cut off",
+}
+
+
+def _media(settings: Settings) -> dict[str, Any]:
+    """What ``read_upload`` reads."""
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    files = {"type": "array", "items": file, "minItems": 1, "maxItems": settings.max_images}
+    form = {
+        "type": "object",
+        "properties": {FIELD: files},
+        "required": [FIELD],
+        "additionalProperties": False,
+    }
+    pictures = {
+        kind: {
+            "type": "string",
+            "contentMediaType": kind,
+            "minLength": 1,
+            "maxLength": settings.max_body_bytes,
+        }
+        for kind in (*(f"image/{name.lower()}" for name in FORMATS), "application/octet-stream")
+    }
+    return {"multipart/form-data": form, **pictures}
+
+
+UPLOAD = Body(
+    f"One picture as the body, whatever its Content-Type says, or one or more as files of the "
+    f"multipart field `{FIELD}`. Told by their content: {', '.join(FORMATS)}.",
+    _media,
+)
 
 
 @dataclass(frozen=True)
