@@ -12,7 +12,7 @@ from service.answers import Comparison, Prediction, comparison, prediction_json
 from service.card import ModelCard
 from service.compute import NOT_COMPUTED, compute
 from service.messages import Response, current
-from service.operations import Answer, Text, Whole, operation
+from service.operations import Answer, Tag, Text, Whole, operation
 from service.problems import Problem, Refusals
 from service.repository import Model, UnknownModelError
 from service.schema import Without
@@ -63,7 +63,7 @@ class ModelList(TypedDict):
 
 @blueprint.post("/predict")
 @operation(
-    "Pictures",
+    Tag.PICTURES,
     Answer("the likeliest classes of every picture", Prediction),
     UNKNOWN_MODEL,
     BAD_UPLOAD,
@@ -84,7 +84,7 @@ def predict(variant: str | None, version: int | None, top_k: int) -> Response:
 
 @blueprint.post("/compare")
 @operation(
-    "Pictures",
+    Tag.PICTURES,
     Answer("the likeliest classes of every picture, by variant", Comparison),
     BAD_UPLOAD,
     NOT_COMPUTED,
@@ -101,7 +101,7 @@ def compare(top_k: int) -> Comparison:
 
 
 @blueprint.get("/models")
-@operation("Models", Answer("every model", ModelList), NO_MODELS, query=())
+@operation(Tag.MODELS, Answer("every model", ModelList), NO_MODELS, query=())
 def list_models() -> dict[str, Any]:
     """Every model with its card, but for the class names and the tables by layer."""
     descriptions = [
@@ -116,7 +116,7 @@ def list_models() -> dict[str, Any]:
 
 @blueprint.get("/models/<variant>")
 @operation(
-    "Models",
+    Tag.MODELS,
     Answer("the model", WholeModel),
     UNKNOWN_MODEL,
     NO_MODELS,

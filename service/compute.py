@@ -12,7 +12,7 @@ from service.state import engine, settings
 
 NOT_COMPUTED: Refusals = {
     HTTPStatus.SERVICE_UNAVAILABLE: FULL,
-    HTTPStatus.GATEWAY_TIMEOUT: "no answer within `DEADLINE_SECONDS`",
+    HTTPStatus.GATEWAY_TIMEOUT: "no answer within {deadline_seconds} seconds",
 }
 
 

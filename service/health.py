@@ -13,11 +13,9 @@ from typing import Literal, TypedDict
 from flask import Blueprint
 
 from service.keys import public
-from service.operations import Answer, operation
+from service.operations import Answer, Tag, operation
 from service.problems import Problem, Refusals
 from service.state import NO_MODELS, draining, repository
-
-TAG = "Operation"
 
 _ENDING = "the server is about to end"
 
@@ -40,7 +38,7 @@ blueprint = Blueprint("health", __name__, url_prefix="/health")
 
 
 @blueprint.get("/live")
-@operation(TAG, Answer("it is", Live))
+@operation(Tag.OPERATION, Answer("it is", Live))
 @public
 def live() -> Live:
     """The process is alive."""
@@ -48,7 +46,7 @@ def live() -> Live:
 
 
 @blueprint.get("/ready")
-@operation(TAG, Answer("they do", Ready), NO_MODELS, DRAINING)
+@operation(Tag.OPERATION, Answer("they do", Ready), NO_MODELS, DRAINING)
 @public
 def ready() -> Ready:
     """Every model answers."""

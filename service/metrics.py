@@ -30,7 +30,7 @@ from werkzeug.exceptions import HTTPException
 
 from service.messages import current
 from service.metric_files import claim_slot, dead_slots, shared_folder
-from service.operations import Answer, operation
+from service.operations import Answer, Tag, operation
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -54,7 +54,7 @@ blueprint = Blueprint("metrics", __name__)
 
 @blueprint.get("/metrics")
 @operation(
-    "Operation",
+    Tag.OPERATION,
     Answer("every series", others=("text/plain", "application/openmetrics-text")),
 )
 def show() -> Response:

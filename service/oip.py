@@ -25,7 +25,7 @@ from service import __version__, health
 from service.compute import NOT_COMPUTED, compute
 from service.keys import public
 from service.messages import current
-from service.operations import Answer, operation
+from service.operations import Answer, Tag, operation
 from service.problems import Problem
 from service.protocol import (
     BAD_TENSOR,
@@ -35,7 +35,6 @@ from service.protocol import (
     INFER,
     JSON_LENGTH,
     NAME,
-    TAG,
     UNKNOWN_MODEL,
     VERSION,
     WISH,
@@ -76,14 +75,14 @@ blueprint = Blueprint("oip", __name__, url_prefix="/v2")
 
 @blueprint.get("")
 @blueprint.get("/")
-@operation(TAG, Answer("the metadata", Server))
+@operation(Tag.PROTOCOL, Answer("the metadata", Server))
 def server() -> Server:
     """The server's metadata."""
     return {"name": SERVER, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
 @blueprint.get("/health/live")
-@operation(TAG, Answer("it is", ServerLive))
+@operation(Tag.PROTOCOL, Answer("it is", ServerLive))
 @public
 def live() -> ServerLive:
     """The process is alive."""
@@ -91,7 +90,7 @@ def live() -> ServerLive:
 
 
 @blueprint.get("/health/ready")
-@operation(TAG, Answer("they do", ServerReady), NO_MODELS, health.DRAINING)
+@operation(Tag.PROTOCOL, Answer("they do", ServerReady), NO_MODELS, health.DRAINING)
 @public
 def ready() -> ServerReady:
     """Every model answers; 503 otherwise."""
@@ -102,7 +101,11 @@ def ready() -> ServerReady:
 @blueprint.get(_MODEL)
 @blueprint.get(_VERSION)
 @operation(
-    TAG, Answer("the metadata", ModelMetadata), UNKNOWN_MODEL, NO_MODELS, path=(NAME, VERSION)
+    Tag.PROTOCOL,
+    Answer("the metadata", ModelMetadata),
+    UNKNOWN_MODEL,
+    NO_MODELS,
+    path=(NAME, VERSION),
 )
 def model_metadata(name: str, version: str | None = None) -> ModelMetadata:
     """A model's versions and tensors."""
@@ -121,7 +124,7 @@ def model_metadata(name: str, version: str | None = None) -> ModelMetadata:
 @blueprint.get(f"{_MODEL}/ready")
 @blueprint.get(f"{_VERSION}/ready")
 @operation(
-    TAG,
+    Tag.PROTOCOL,
     Answer("it does", ModelReady),
     UNKNOWN_MODEL,
     NO_MODELS,
@@ -138,7 +141,11 @@ def model_ready(name: str, version: str | None = None) -> ModelReady:
 @blueprint.get(f"{_MODEL}/config")
 @blueprint.get(f"{_VERSION}/config")
 @operation(
-    TAG, Answer("the configuration", ModelConfig), UNKNOWN_MODEL, NO_MODELS, path=(NAME, VERSION)
+    Tag.PROTOCOL,
+    Answer("the configuration", ModelConfig),
+    UNKNOWN_MODEL,
+    NO_MODELS,
+    path=(NAME, VERSION),
 )
 def model_config(name: str, version: str | None = None) -> ModelConfig:
     """What the model's ``config.pbtxt`` says, as JSON; the largest batch is this service's own."""
@@ -164,7 +171,7 @@ def model_config(name: str, version: str | None = None) -> ModelConfig:
 
 @blueprint.post("/repository/index")
 @operation(
-    TAG,
+    Tag.PROTOCOL,
     Answer("every version of every model", list[IndexEntry]),
     BAD_WISH,
     NO_MODELS,
@@ -191,7 +198,7 @@ def repository_index() -> Response:
 @blueprint.post(f"{_MODEL}/infer")
 @blueprint.post(f"{_VERSION}/infer")
 @operation(
-    TAG,
+    Tag.PROTOCOL,
     Answer(
         "the probabilities, or the likeliest classes",
         InferAnswer,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import wraps
 from http import HTTPStatus
 from typing import Any
@@ -22,6 +23,17 @@ from service.settings import Settings
 View = Callable[..., Any]
 Media = Callable[[Settings], Mapping[str, Any]]
 """JSON Schema by media type, within the limits of the settings."""
+
+
+class Tag(StrEnum):
+    """The document's chapters, in their order."""
+
+    PICTURES = "Pictures"
+    MODELS = "Models"
+    PROTOCOL = "Open Inference Protocol"
+    OPERATION = "Operation"
+    PAGES = "Pages"
+
 
 BAD_QUERY: Refusals = {
     HTTPStatus.BAD_REQUEST: "a query parameter that is unknown, given twice or out of range"
@@ -91,7 +103,7 @@ Parameter = Text | Whole
 
 @dataclass(frozen=True)
 class Body:
-    """What a request brings."""
+    """What a request brings; ``help`` may name settings, as in "{max_images}"."""
 
     help: str
     media: Media
@@ -113,9 +125,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Operation:
-    """One view, as it is documented; ``refusals`` are the problems that it may answer instead."""
+    """One view, as it is documented; ``refusals`` are the problems that it may answer instead.
 
-    tag: str
+    ``path`` declares the parameters of all its rules, of which one rule may have fewer.
+    """
+
+    tag: Tag
     answer: Answer
     path: tuple[Text, ...]
     query: tuple[Parameter, ...]
@@ -125,7 +140,7 @@ class Operation:
 
 
 def operation(
-    tag: str,
+    tag: Tag,
     answer: Answer,
     *refusals: Refusals,
     path: tuple[Text, ...] = (),

@@ -18,8 +18,6 @@ from service.tensors import INPUT, INPUT_TYPE, OUTPUT, SHARED_MEMORY
 
 Schema = dict[str, Any]
 
-TAG = "Open Inference Protocol"
-
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 NAME = Text("name", "A variant.", variant=True)
@@ -36,12 +34,14 @@ JSON_LENGTH = Whole(
 UNKNOWN_MODEL: Refusals = {HTTPStatus.NOT_FOUND: "no such model or version"}
 BAD_TENSOR: Refusals = {
     HTTPStatus.BAD_REQUEST: "a request that is not what the protocol, or the model, has it to be",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or pictures",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+        "more than {max_body_bytes:,} bytes or {max_images} pictures"
+    ),
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: f"an encoding that is none of {', '.join(ENCODING.values)}",
 }
 BAD_WISH: Refusals = {
     HTTPStatus.BAD_REQUEST: "a body that is not an object",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "more than {max_body_bytes:,} bytes",
 }
 
 
@@ -160,8 +160,8 @@ def _request(max_images: int) -> Schema:
     shape = {
         "type": "array",
         "prefixItems": [count, *({"const": length} for length in IMAGE_SHAPE)],
-        "items": False,
         "minItems": 1 + len(IMAGE_SHAPE),
+        "maxItems": 1 + len(IMAGE_SHAPE),
     }
     tensor = {
         "type": "object",
@@ -173,7 +173,9 @@ def _request(max_images: int) -> Schema:
                 "description": "Row by row, flat or nested as the shape.",
                 "anyOf": [flat, nested],
             },
-            "parameters": _parameters(binary_data_size={"type": "null"}),
+            "parameters": _parameters(
+                binary_data_size={"type": "null", "description": "Only where bytes follow."}
+            ),
         },
         "required": ["name", "datatype", "shape", "data"],
     }
@@ -182,7 +184,12 @@ def _request(max_images: int) -> Schema:
         "properties": {
             "name": {"const": OUTPUT},
             "parameters": _parameters(
-                binary_data={"type": "boolean"}, classification={"type": "integer", "minimum": 0}
+                binary_data={"type": "boolean", "description": "Answer in bytes."},
+                classification={
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "Name so many of the likeliest classes, as `value:index:label`.",
+                },
             ),
         },
         "required": ["name"],
@@ -191,7 +198,9 @@ def _request(max_images: int) -> Schema:
         "type": "object",
         "properties": {
             "id": {"type": ["string", "null"]},
-            "parameters": _parameters(binary_data_output={"type": "boolean"}),
+            "parameters": _parameters(
+                binary_data_output={"type": "boolean", "description": "Answer in bytes."}
+            ),
             "inputs": {"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
             "outputs": {"type": ["array", "null"], "items": output, "maxItems": 1},
         },
@@ -201,7 +210,7 @@ def _request(max_images: int) -> Schema:
 
 def _parameters(**known: Schema) -> Schema:
     """An object of which unknown fields are ignored; there is no shared memory here."""
-    return {"type": ["object", "null"], "properties": {**known, SHARED_MEMORY: False}}
+    return {"type": ["object", "null"], "properties": {**known, SHARED_MEMORY: {"not": {}}}}
 
 
 INFER = Body(

@@ -30,6 +30,7 @@ _PLAIN = {
     float: "number",
     str: "string",
     bool: "boolean",
+    dict: "object",
     type(None): "null",
 }
 _PREFIX = "#/components/schemas/"

@@ -45,7 +45,10 @@ _STATUS = {
 
 BAD_UPLOAD: Refusals = {
     HTTPStatus.BAD_REQUEST: "no picture, an unknown form field, or a body that ends early",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes, pictures or pixels",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+        "more than {max_body_bytes:,} bytes, {max_images} pictures, {max_pixels:,} pixels in one "
+        "of them or {max_request_pixels:,} in all of them"
+    ),
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: f"a file that is none of {', '.join(FORMATS)}",
     HTTPStatus.UNPROCESSABLE_ENTITY: "a picture that is broken or cut off",
 }
@@ -75,7 +78,8 @@ def _media(settings: Settings) -> dict[str, Any]:
 
 UPLOAD = Body(
     f"One picture as the body, whatever its Content-Type says, or one or more as files of the "
-    f"multipart field `{FIELD}`. Told by their content: {', '.join(FORMATS)}.",
+    f"multipart field `{FIELD}`. Formats, told by their content: {', '.join(FORMATS)}. At most "
+    "{max_images} pictures and {max_body_bytes:,} bytes, {max_pixels:,} pixels each.",
     _media,
 )
 
