@@ -40,7 +40,9 @@ class _Json(DefaultJSONProvider):
         return Response(text, mimetype=self.mimetype)
 
 
-class _Flask(Flask):
+class ServiceApp(Flask):
+    """Flask with the service's requests, answers and JSON, and without sessions."""
+
     request_class = Request
     response_class = Response
     session_interface = NoSessions()
@@ -68,7 +70,7 @@ def create_app(
         except ModelError as error:
             fault = str(error)
             log.error("no model can be served: %s", fault)
-    app = _Flask(__name__, static_folder=None)
+    app = ServiceApp(__name__, static_folder=None)
     # One byte more than is allowed: a chunked body is cut at this length without a word, so that
     # the extra byte is what tells a body that is too large from one that just fits.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1

@@ -21,7 +21,7 @@ _KEY = "batchnorm-openapi"
 _STYLE = Path(__file__).with_name("static") / "docs.css"
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-EXAMPLE = Text("name", "Which one.", values=tuple(MEDIA))
+EXAMPLE = Text("body", "Which one.", values=tuple(MEDIA))
 NO_EXAMPLE: Refusals = {HTTPStatus.NOT_FOUND: "no such example"}
 
 blueprint = Blueprint("docs", __name__, template_folder="templates")
@@ -53,16 +53,16 @@ def style() -> Response:
     return Response(_STYLE.read_bytes(), mimetype="text/css")
 
 
-@blueprint.get("/docs/examples/<name>")
+@blueprint.get("/docs/examples/<body>")
 @operation(
     Tag.PAGES, Answer("the example", others=tuple(MEDIA.values())), NO_EXAMPLE, path=(EXAMPLE,)
 )
-def example(name: str) -> Response:
+def example(body: str) -> Response:
     """A body to post: a drawn picture, or its pixels as a tensor."""
-    if name not in EXAMPLE.values:
+    if body not in EXAMPLE.values:
         known = ", ".join(EXAMPLE.values)
-        raise Problem(HTTPStatus.NOT_FOUND, f"no example {name[:80]!r}: there are {known}")
-    return Response(file(name), mimetype=MEDIA[name])
+        raise Problem(HTTPStatus.NOT_FOUND, f"no example {body[:80]!r}: there are {known}")
+    return Response(file(body), mimetype=MEDIA[body])
 
 
 def document() -> dict[str, Any]:

@@ -238,11 +238,10 @@ def _shortened(value: Any) -> Any:
 
 def _commands(method: str, path: str, operation: Document, locked: bool, root: str) -> list[str]:
     """How to ask it with curl: once for each example body, or once without a body."""
-    known = {
-        each["name"]: str(each["example"]) for each in operation["parameters"] if "example" in each
-    }
-    url = root + path.lstrip("/").format_map({**known})
-    if "variant" in known and "{variant}" not in path:
+    known = {each["name"]: each.get("example") for each in operation["parameters"]}
+    shown = {name: example or f"{{{name}}}" for name, example in known.items()}
+    url = root + path.lstrip("/").format_map(shown)
+    if known.get("variant") and "{variant}" not in path:
         url += f"?variant={known['variant']}"
     start = 'curl -H "X-API-Key: $KEY"' if locked else "curl"
     content = operation.get("requestBody", {"content": {}})["content"]

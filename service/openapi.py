@@ -57,8 +57,8 @@ _CHAPTERS = {
 
 _TEXT: Schema = {"type": "string"}
 _HEADERS = {
-    HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate", "How to bring a key."),
-    HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After", "Seconds, where the queue is full."),
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "How to bring a key."},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "Seconds, where the queue is full."},
 }
 """What a problem's answer may bear beside the headers of every answer."""
 
@@ -88,13 +88,12 @@ def make_document(app: Flask) -> dict[str, Any]:
         },
         servers=[{"url": "/"}],
         tags=[{"name": tag.value, "description": text} for tag, text in _CHAPTERS.items()],
-        security=[{name: []} for name in SCHEMES] if keys else [],
     )
-    for name, scheme in SCHEMES.items() if keys else ():
-        spec.components.security_scheme(name, scheme)
-    spec.components.header(
-        REQUEST_ID, {"description": "The request's id, which is in the log too.", "schema": _TEXT}
-    )
+    if keys:
+        spec.options["security"] = [{name: []} for name in SCHEMES]
+        for name, scheme in SCHEMES.items():
+            spec.components.security_scheme(name, scheme)
+    spec.components.header(REQUEST_ID, _header("The request's id, which is in the log too."))
     writer = _Writer(state.settings, state.repository, Examples(app, state.repository), {})
     first: dict[str, Rule] = {}
     for rule, operation in _declared(app):
@@ -178,8 +177,9 @@ def _parameter(writer: _Writer, parameter: Parameter, place: str) -> dict[str, A
         "schema": parameter.schema,
     }
     if isinstance(parameter, Text):
-        example = writer.examples.parameter(parameter.name)
-        if example is not None:
+        named = writer.examples.parameter(parameter.name)
+        example = parameter.values[0] if parameter.values else named
+        if example is not None and place != "header":
             written["example"] = example
         if parameter.variant and writer.repository:
             written["schema"] = {**_TEXT, "enum": list(writer.repository.models)}
@@ -189,8 +189,8 @@ def _parameter(writer: _Writer, parameter: Parameter, place: str) -> dict[str, A
 def _body(writer: _Writer, rule: Rule, body: Body) -> dict[str, Any]:
     """The request's body. Its examples are files, as bytes cannot stand in JSON."""
     content: dict[str, Any] = {}
-    for kind, schema in body.media(writer.settings).items():
-        content[kind] = {"schema": schema}
+    for kind, media in body.media(writer.settings).items():
+        content[kind] = dict(media)
         example = writer.examples.request(rule, kind)
         if example:
             content[kind]["examples"] = {example.name: _external(example)}
@@ -236,7 +236,7 @@ def _refusals(writer: _Writer, rule: Rule, refusals: Iterable[Refusals]) -> dict
     return {
         str(int(status)): {
             "description": _sentence(_filled("; or ".join(reasons[status]), writer)),
-            "headers": _headers(dict([_HEADERS[status]]) if status in _HEADERS else {}),
+            "headers": _headers(_HEADERS.get(status, {})),
             "content": {kind: {"schema": schema}},
         }
         for status in sorted(reasons)
@@ -244,10 +244,12 @@ def _refusals(writer: _Writer, rule: Rule, refusals: Iterable[Refusals]) -> dict
 
 
 def _headers(own: Mapping[str, str]) -> dict[str, Any]:
-    named: dict[str, Any] = {
-        name: {"description": text, "schema": _TEXT} for name, text in own.items()
-    }
+    named = {name: _header(text, required=False) for name, text in own.items()}
     return named | {REQUEST_ID: {"$ref": f"#/components/headers/{REQUEST_ID}"}}
+
+
+def _header(text: str, *, required: bool = True) -> dict[str, Any]:
+    return {"description": text, "required": required, "schema": _TEXT}
 
 
 def _filled(text: str, writer: _Writer) -> str:

@@ -22,7 +22,7 @@ from service.settings import Settings
 
 View = Callable[..., Any]
 Media = Callable[[Settings], Mapping[str, Any]]
-"""JSON Schema by media type, within the limits of the settings."""
+"""OpenAPI's media type objects by media type, within the limits of the settings."""
 
 
 class Tag(StrEnum):

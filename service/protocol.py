@@ -127,7 +127,8 @@ class IndexEntry(TypedDict):
 
 def _wish(settings: Settings) -> dict[str, Any]:
     """What ``repository_index`` reads; every version is ready, so that the wish changes nothing."""
-    return {"application/json": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}
+    schema = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
+    return {"application/json": {"schema": schema}}
 
 
 def _infer(settings: Settings) -> dict[str, Any]:
@@ -138,8 +139,8 @@ def _infer(settings: Settings) -> dict[str, Any]:
         "maxLength": settings.max_body_bytes,
     }
     return {
-        "application/json": _request(settings.max_images),
-        "application/octet-stream": binary,
+        "application/json": {"schema": _request(settings.max_images)},
+        "application/octet-stream": {"schema": binary},
     }
 
 

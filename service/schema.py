@@ -87,12 +87,11 @@ def _annotated(kind: Any, rules: tuple[Any, ...], components: dict[str, Schema])
 
 def _object(kind: Any, components: dict[str, Schema]) -> Schema:
     hints = get_type_hints(kind, include_extras=True)
-    optional: frozenset[str] = getattr(kind, "__optional_keys__", frozenset())
     return {
         "type": "object",
         "description": inspect.getdoc(kind) or "",
         "properties": {name: json_schema(hint, components) for name, hint in hints.items()},
-        "required": [name for name in hints if name not in optional],
+        "required": [name for name, hint in hints.items() if get_origin(hint) is not NotRequired],
         "additionalProperties": False,
     }
 

@@ -56,7 +56,8 @@ BAD_UPLOAD: Refusals = {
 
 def _media(settings: Settings) -> dict[str, Any]:
     """What ``read_upload`` reads."""
-    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    kinds = [f"image/{name.lower()}" for name in FORMATS]
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
     files = {"type": "array", "items": file, "minItems": 1, "maxItems": settings.max_images}
     form = {
         "type": "object",
@@ -66,14 +67,17 @@ def _media(settings: Settings) -> dict[str, Any]:
     }
     pictures = {
         kind: {
-            "type": "string",
-            "contentMediaType": kind,
-            "minLength": 1,
-            "maxLength": settings.max_body_bytes,
+            "schema": {
+                "type": "string",
+                "contentMediaType": kind,
+                "minLength": 1,
+                "maxLength": settings.max_body_bytes,
+            }
         }
-        for kind in (*(f"image/{name.lower()}" for name in FORMATS), "application/octet-stream")
+        for kind in (*kinds, "application/octet-stream")
     }
-    return {"multipart/form-data": form, **pictures}
+    encoding = {FIELD: {"contentType": ", ".join(kinds)}}
+    return {"multipart/form-data": {"schema": form, "encoding": encoding}, **pictures}
 
 
 UPLOAD = Body(

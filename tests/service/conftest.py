@@ -1,4 +1,7 @@
-"""The application with two tiny variants, one of them in two versions, and its clients."""
+"""The application with two tiny variants, one of them in two versions, and its clients.
+
+Every client holds what it is answered against the OpenAPI document (``tests.service.contract``).
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from click.testing import CliRunner
 from flask import Flask
 from flask.testing import FlaskClient
 
-from service.app import create_app
+from service.app import ServiceApp, create_app
 from service.settings import Settings
+from tests.service.contract import ContractClient
 from tests.service.tiny import VARIANTS, make_card, make_model, write_repository
+
+ServiceApp.test_client_class = ContractClient
 
 
 @pytest.fixture(scope="session")
