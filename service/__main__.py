@@ -62,7 +62,7 @@ def predict(
         raise click.ClickException(str(error)) from None
     if not as_json:
         facts = answered_by(model)
-        click.echo(f"{model.variant} " + ", ".join(f"{key} {facts[key]}" for key in facts))
+        click.echo(f"{model.variant} " + ", ".join(f"{key} {fact}" for key, fact in facts.items()))
     failed = False
     for path, pixels in _pictures(files):
         if isinstance(pixels, str):

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from service import api, headers, health, keys, logs, metrics, oip, problems, state
+from service import api, docs, headers, health, keys, logs, metrics, oip, problems, state
 from service.capacity import engine_batch, engine_threads
 from service.drain import Drain
 from service.engine import Engine
@@ -40,7 +40,9 @@ class _Json(DefaultJSONProvider):
         return Response(text, mimetype=self.mimetype)
 
 
-class _Flask(Flask):
+class ServiceApp(Flask):
+    """Flask with the service's requests, answers and JSON, and without sessions."""
+
     request_class = Request
     response_class = Response
     session_interface = NoSessions()
@@ -68,7 +70,7 @@ def create_app(
         except ModelError as error:
             fault = str(error)
             log.error("no model can be served: %s", fault)
-    app = _Flask(__name__, static_folder=None)
+    app = ServiceApp(__name__, static_folder=None)
     # One byte more than is allowed: a chunked body is cut at this length without a word, so that
     # the extra byte is what tells a body that is too large from one that just fits.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
@@ -93,4 +95,5 @@ def create_app(
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(oip.blueprint)
+    app.register_blueprint(docs.blueprint)
     return app

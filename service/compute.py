@@ -8,9 +8,14 @@ from service.engine import DeadlineError, GoneError, OverloadedError, Rows, Task
 from service.gate import FULL, RETRY_AFTER
 from service.http1 import GONE
 from service.messages import current
-from service.problems import Problem
+from service.problems import Problem, Refusals
 from service.state import engine, settings
 from service.waiting import may_wait, wait
+
+NOT_COMPUTED: Refusals = {
+    HTTPStatus.SERVICE_UNAVAILABLE: FULL,
+    HTTPStatus.GATEWAY_TIMEOUT: "no answer within {deadline_seconds} seconds",
+}
 
 
 def compute(*tasks: Task) -> list[Rows]:

@@ -17,7 +17,7 @@ from service.correlation import correlation
 from service.drain import Drain
 from service.engine import Engine
 from service.headers import answer_headers
-from service.problems import error_body
+from service.problems import Refusals, error_body
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,6 +26,9 @@ FULL = "too many pictures are waiting already; try again later"
 RETRY_AFTER = "1"
 
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
+
+QUEUE_FULL: Refusals = {_STATUS: FULL}
+"""Of every POST."""
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def read(kind: type[T], value: object, where: str = "") -> T:
     """
     if not isinstance(value, Mapping):
         raise RecordError(f"{where or 'the document'} is {_show(value)}, not an object")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
     missing = [prefix + name for name in names if name not in value]
@@ -49,6 +50,11 @@ def read(kind: type[T], value: object, where: str = "") -> T:
     if unknown:
         raise RecordError(f"{', '.join(unknown)} is not a known field")
     return kind(**{name: _field(hints[name], value[name], prefix + name) for name in names})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _field(kind: Any, value: Any, where: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from service.forms import plain_files
 from service.messages import Request, current
 from service.metrics import metrics
+from service.operations import Body
 from service.pictures import (
+    FORMATS,
     Picture,
     PictureError,
     PictureTooLargeError,
@@ -27,7 +30,7 @@ from service.pictures import (
     decode_opened,
     open_picture,
 )
-from service.problems import Problem
+from service.problems import Problem, Refusals
 from service.settings import Settings
 from service.state import settings as current_settings
 from service.waiting import in_thread
@@ -42,6 +45,51 @@ _STATUS = {
     UndecodablePictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PictureTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }
+
+
+BAD_UPLOAD: Refusals = {
+    HTTPStatus.BAD_REQUEST: "no picture, an unknown form field, or a body that ends early",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+        "more than {max_body_bytes:,} bytes, {max_images} pictures, {max_pixels:,} pixels in one "
+        "of them or {max_request_pixels:,} in all of them"
+    ),
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: f"a file that is none of {', '.join(FORMATS)}",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "a picture that is broken or cut off",
+}
+
+
+def _media(settings: Settings) -> dict[str, Any]:
+    """What ``read_upload`` reads."""
+    kinds = [f"image/{name.lower()}" for name in FORMATS]
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
+    files = {"type": "array", "items": file, "minItems": 1, "maxItems": settings.max_images}
+    form = {
+        "type": "object",
+        "properties": {FIELD: files},
+        "required": [FIELD],
+        "additionalProperties": False,
+    }
+    pictures = {
+        kind: {
+            "schema": {
+                "type": "string",
+                "contentMediaType": kind,
+                "minLength": 1,
+                "maxLength": settings.max_body_bytes,
+            }
+        }
+        for kind in (*kinds, "application/octet-stream")
+    }
+    encoding = {FIELD: {"contentType": ", ".join(kinds)}}
+    return {"multipart/form-data": {"schema": form, "encoding": encoding}, **pictures}
+
+
+UPLOAD = Body(
+    f"One picture as the body, whatever its Content-Type says, or one or more as files of the "
+    f"multipart field `{FIELD}`. Formats, told by their content: {', '.join(FORMATS)}. At most "
+    "{max_images} pictures and {max_body_bytes:,} bytes, {max_pixels:,} pixels each.",
+    _media,
+)
 
 
 @dataclass(frozen=True)
