@@ -11,7 +11,7 @@ from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
 from service import api, headers, health, keys, logs, metrics, oip, problems, state
-from service.capacity import engine_batch, engine_slots
+from service.capacity import engine_batch, engine_threads
 from service.drain import Drain
 from service.engine import Engine
 from service.gate import Gate
@@ -76,10 +76,9 @@ def create_app(
     on_gpu = repository is not None and repository.get().provider != CPU
     counted = metrics.Metrics(repository)
     engine = Engine(
-        slots=engine_slots(settings, gpu=on_gpu),
         max_batch=engine_batch(settings, gpu=on_gpu),
         queue_images=settings.queue_images,
-        spread=not on_gpu,
+        threads=engine_threads(gpu=on_gpu),
         observer=counted,
     )
     state.init_app(app, State(settings, repository, engine, drain, fault))

@@ -30,8 +30,12 @@ from service.pictures import (
 from service.problems import Problem
 from service.settings import Settings
 from service.state import settings as current_settings
+from service.waiting import in_thread
 
 FIELD = "image"
+
+INLINE_PIXELS, INLINE_BYTES = 1 << 16, 1 << 18
+"""Pictures up to here are decoded at once, in 2 ms at most; more would keep others waiting."""
 
 _STATUS = {
     UnsupportedPictureError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -76,7 +80,12 @@ def read_upload() -> Upload:
             f"{settings.max_request_pixels} allowed; send fewer of them at a time, or scale them "
             "down",
         )
-    images = [_decode(*each) for each in zip(names, pictures, strict=True)]
+
+    def decode() -> list[NDArray[np.uint8]]:
+        return [_decode(*each) for each in zip(names, pictures, strict=True)]
+
+    light = pixels <= INLINE_PIXELS and sum(len(data) for _, data in parts) <= INLINE_BYTES
+    images = decode() if light else in_thread(decode)
     metrics().decode_seconds.observe(time.perf_counter() - started)
     return Upload(names, images[0][None] if len(images) == 1 else np.stack(images))
 
