@@ -1,9 +1,10 @@
 """HTTP/1.1 as uvicorn speaks it, within limits: of a request's head, and of the time it takes.
 
-A request's head may take ``HEAD_SECONDS`` from its first byte, or from the connection's beginning,
-and ``MAX_HEAD_BYTES``; its body ``BODY_SECONDS``. What takes longer is answered 408 and closed. A
-slow client costs a connection, nothing else: no thread waits for it. Errors of framing are problem
-documents like all others. Whoever answers a request can ask whether its client is still there.
+A request's head may take ``settings.head_seconds`` from its first byte, or from the connection's
+beginning, and ``MAX_HEAD_BYTES``; its body ``settings.body_seconds``. What takes longer is answered
+408 and closed. A slow client costs a connection, nothing else: no thread waits for it. Errors of
+framing are problem documents like all others. Whoever answers a request can ask whether its client
+is still there.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from uvicorn.server import ServerState
 
 from service.correlation import new_request_id
 from service.problems import error_body
+from service.settings import Settings
 
 GONE = "batchnorm.gone"
 """The scope's key for a function: whether the client has hung up."""
 
-HEAD_SECONDS = 20.0
-BODY_SECONDS = 60.0
 MAX_HEAD_BYTES = 64 << 10
 
 _IDLE, _HEAD, _BODY = range(3)
@@ -41,9 +41,14 @@ class LimitedProtocol(HttpToolsProtocol):
     """One connection; ``counted`` is told when it begins (1) and when it ends (-1)."""
 
     def __init__(
-        self, config: Config, server_state: ServerState, counted: Callable[[int], None]
+        self,
+        config: Config,
+        server_state: ServerState,
+        settings: Settings,
+        counted: Callable[[int], None],
     ) -> None:
         super().__init__(config, server_state, {})
+        self._seconds = {_HEAD: settings.head_seconds, _BODY: settings.body_seconds}
         self._counted = counted
         self._stage = _IDLE  # of the request whose bytes come in
         self._timed = _IDLE  # the stage that ``_timer`` limits
@@ -105,17 +110,17 @@ class LimitedProtocol(HttpToolsProtocol):
             self._timer = None
         self._timed = stage
         if stage != _IDLE:
-            seconds = HEAD_SECONDS if stage == _HEAD else BODY_SECONDS
-            self._timer = self.loop.call_later(seconds, self._too_slow)
+            self._timer = self.loop.call_later(self._seconds[stage], self._too_slow)
 
     def _too_slow(self) -> None:
         if self._stage == _IDLE:  # a connection on which nothing has ever come
             self.transport.close()
             return
-        what, seconds = ("body", BODY_SECONDS) if self._stage == _BODY else ("head", HEAD_SECONDS)
+        what = "body" if self._stage == _BODY else "head"
         self._refuse(
             HTTPStatus.REQUEST_TIMEOUT,
-            f"the request's {what} did not come within the {seconds:g} seconds allowed",
+            f"the request's {what} did not come within the {self._seconds[self._stage]} seconds "
+            "allowed",
         )
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:

@@ -92,7 +92,7 @@ class LoopWorker(Worker):
         server = ServerState()
 
         def protocol() -> LimitedProtocol:
-            return LimitedProtocol(config, server, acceptors[0].count)
+            return LimitedProtocol(config, server, state.settings, acceptors[0].count)
 
         acceptors: list[Acceptor] = []
         for each in self.sockets:
