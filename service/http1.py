@@ -1,10 +1,9 @@
 """HTTP/1.1 as uvicorn speaks it, within limits: of a request's head, and of the time it takes.
 
-A request's head may take ``settings.head_seconds`` from its first byte, or from the connection's
-beginning, and ``MAX_HEAD_BYTES``; its body ``settings.body_seconds``. What takes longer is answered
-408 and closed. A slow client costs a connection, nothing else: no thread waits for it. Errors of
-framing are problem documents like all others. Whoever answers a request can ask whether its client
-is still there.
+A request's head may take ``head_seconds`` from its first byte, or from the connection's beginning,
+and ``MAX_HEAD_BYTES``; its body ``body_seconds``. What takes longer is answered 408 and closed. A
+slow client costs a connection, nothing else: no thread waits for it. Errors of framing are problem
+documents like all others. Whoever answers a request can ask whether its client is still there.
 """
 
 from __future__ import annotations
@@ -44,11 +43,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self,
         config: Config,
         server_state: ServerState,
-        settings: Settings,
+        *,
+        head_seconds: float,
+        body_seconds: float,
         counted: Callable[[int], None],
     ) -> None:
         super().__init__(config, server_state, {})
-        self._seconds = {_HEAD: settings.head_seconds, _BODY: settings.body_seconds}
+        self._seconds = {_HEAD: head_seconds, _BODY: body_seconds}
         self._counted = counted
         self._stage = _IDLE  # of the request whose bytes come in
         self._timed = _IDLE  # the stage that ``_timer`` limits
@@ -116,7 +117,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._stage == _IDLE:  # a connection on which nothing has ever come
             self.transport.close()
             return
-        what = "body" if self._stage == _BODY else "head"
+        what, seconds = "body" if self._stage == _BODY else "head", self._seconds[self._stage]
         self._refuse(
             HTTPStatus.REQUEST_TIMEOUT,
             f"the request's {what} did not come within the {self._seconds[self._stage]} seconds "

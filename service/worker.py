@@ -92,7 +92,13 @@ class LoopWorker(Worker):
         server = ServerState()
 
         def protocol() -> LimitedProtocol:
-            return LimitedProtocol(config, server, state.settings, acceptors[0].count)
+            return LimitedProtocol(
+                config,
+                server,
+                head_seconds=state.settings.head_seconds,
+                body_seconds=state.settings.body_seconds,
+                counted=acceptors[0].count,
+            )
 
         acceptors: list[Acceptor] = []
         for each in self.sockets:
