@@ -19,7 +19,6 @@ from uvicorn.server import ServerState
 
 from service.correlation import new_request_id
 from service.problems import error_body
-from service.settings import Settings
 
 GONE = "batchnorm.gone"
 """The scope's key for a function: whether the client has hung up."""
@@ -120,8 +119,7 @@ class LimitedProtocol(HttpToolsProtocol):
         what, seconds = "body" if self._stage == _BODY else "head", self._seconds[self._stage]
         self._refuse(
             HTTPStatus.REQUEST_TIMEOUT,
-            f"the request's {what} did not come within the {self._seconds[self._stage]} seconds "
-            "allowed",
+            f"the request's {what} did not come within the {seconds:g} seconds allowed",
         )
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
