@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -240,8 +240,8 @@ class Mix:
         return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}, [*names]
 
 
-def _first(faults: object) -> str:
-    return next((each for each in faults if each), "")  # type: ignore[attr-defined]
+def _first(faults: Iterable[str]) -> str:
+    return next(filter(None, faults), "")
 
 
 def _wrong_top(top: list[dict[str, object]], row: np.ndarray, k: int) -> str:

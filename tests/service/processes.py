@@ -1,4 +1,4 @@
-"""What Linux says of a running server: its processes, their memory, their threads."""
+"""What Linux says of a running server: its processes, their memory, time and connections."""
 
 from __future__ import annotations
 
@@ -43,13 +43,8 @@ def peers(pid: int) -> set[int]:
 
 
 def descriptors(server: Running) -> int:
-    """Open files and sockets of all the server's processes."""
+    """Open files and sockets of all the server's workers."""
     return sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in workers(server))
-
-
-def threads(server: Running) -> int:
-    """Threads of all the server's workers."""
-    return sum(len([*Path(f"/proc/{pid}/task").iterdir()]) for pid in workers(server))
 
 
 def cpu_seconds(server: Running) -> float:
