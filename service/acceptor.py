@@ -69,14 +69,18 @@ class Acceptor:
 
     def ended(self) -> None:
         """One of the connections has ended."""
-        self._board[self._place] -= 1
+        if self._listener.fileno() >= 0:
+            self._board[self._place] -= 1
 
     def close(self) -> None:
-        """Take no more; the listener itself stays open."""
-        self._board.leave(self._place)
+        """Take whoever has come already, and then nobody: the listener is closed."""
         self._loop.remove_reader(self._listener)
         if self._pause is not None:
             self._pause.cancel()
+        while self._take():
+            pass
+        self._listener.close()
+        self._board.leave(self._place)
 
     def _ready(self) -> None:
         for _ in range(BATCH):

@@ -33,6 +33,9 @@ from service.state import State, state_of
 DECODE_THREADS = 2
 """For large pictures, whose decoders leave the interpreter to others."""
 
+LAST_TURNS = 5
+"""Of the loop, to read what connections have brought; those that are idle then are closed."""
+
 HEARTBEAT_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 75
 """Of an idle connection; longer than the 60 seconds after which most load balancers let go."""
@@ -109,6 +112,8 @@ class LoopWorker(Worker):
         await self._beating(server, state.settings.drain_seconds)
         for acceptor in acceptors:
             acceptor.close()
+        for _ in range(LAST_TURNS):
+            await self._beating(server, 0.01)
         for connection in list(server.connections):
             connection.shutdown()
         limit = self.loop.time() + state.settings.deadline_seconds + 1
