@@ -202,7 +202,10 @@ class Engine:
         """Take a batch once the loop has seen to all that has come in by now."""
         if not self._pumping and self._waiting and len(self._running) < self._slots:
             self._pumping = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            # Two turns, and so one look at the sockets between them: who was answered by the last
+            # run may have asked again.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
