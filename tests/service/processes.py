@@ -17,12 +17,15 @@ def workers(server: Running) -> list[int]:
 
 
 def memory(server: Running) -> int:
-    """Bytes of memory of all the server's processes, what they share counted once."""
+    """Bytes of memory of all the server's processes, what they share counted once.
+
+    Files that are mapped do not count: of a library, each process on the machine bears a share.
+    """
     total = 0
     for pid in (server.process.pid, *workers(server)):
         with suppress(FileNotFoundError, ProcessLookupError):
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            found = re.search(r"^Pss: +(\d+) kB$", text, re.MULTILINE)
+            found = re.search(r"^Pss_Anon: +(\d+) kB$", text, re.MULTILINE)
             assert found is not None
             total += int(found[1]) << 10
     return total
