@@ -74,12 +74,17 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         configuration = re.sub(r"scrape_interval: \w+", "scrape_interval: 1s", configuration)
         (folder / "prometheus.yml").write_text(configuration)
         with _prometheus(folder) as address:
-            for _ in range(4):
-                for route in ("/predict", "/compare", "/predict?variant=sigmoid_with_bn"):
-                    requests.post(url + route, data=picture, timeout=LIMIT).raise_for_status()
-                time.sleep(1)
             text = requests.get(f"{url}/metrics", timeout=LIMIT).text
-            yield Prometheus(address, text)
+            running = Prometheus(address, text)
+            deadline = time.monotonic() + LIMIT
+            while not running.value("up == 1"):
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.2)
+            for _ in range(4):
+                requests.post(f"{url}/predict", data=picture, timeout=LIMIT).raise_for_status()
+                requests.post(f"{url}/compare", data=picture, timeout=LIMIT).raise_for_status()
+                time.sleep(1)
+            yield running
 
 
 @contextlib.contextmanager
