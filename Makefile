@@ -18,6 +18,7 @@ TARGET ?= service
 IMAGE ?= batchnorm-$(TARGET)
 ENGINE ?=
 BASE ?=
+SBOM ?= sbom
 
 BIN := $(VENV)/bin
 FIT := $(if $(DATA),--data $(DATA)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
@@ -63,20 +64,22 @@ bench: $(VENV)/.dev  ## Measure the training step and the freeze
 image:  ## Build a container image (TARGET, IMAGE, ENGINE, BASE; see deploy/image.sh)
 	ENGINE="$(ENGINE)" BASE="$(BASE)" deploy/image.sh $(TARGET) $(IMAGE)
 
-sbom: $(VENV)/.dev  ## Write the images' bills of materials to sbom/ (CycloneDX)
-	@mkdir -p sbom
+sbom: $(VENV)/.dev  ## Write what the images hold, as CycloneDX (SBOM=sbom)
+	@mkdir -p $(SBOM)
 	@for set in service-cpu service-gpu training-tensorflow training-jax; do \
 		$(BIN)/cyclonedx-py requirements requirements/$$set.txt --pyproject pyproject.toml --mc-type application \
-			--output-reproducible --output-file sbom/$$set.cdx.json || exit; \
+			--output-reproducible --output-file $(SBOM)/$$set.cdx.json || exit; \
 	done
 
-# A set of pins and the extras of pyproject.toml that it holds.
-PINS := service:gpu training:gpu,training dev:dev \
+# A set of pins and the extras of pyproject.toml that it holds. The first is what the tests run on;
+# the others hold the same versions, so that what was tested is what is installed.
+PINS := dev:dev service:gpu training:gpu,training \
 	service-cpu:cpu service-gpu:cuda training-tensorflow:cpu,training training-jax:cpu,training,jax-cuda
 
 requirements:  ## Pin the dependencies of pyproject.toml again (needs uv)
 	for set in $(PINS); do \
-		uv pip compile pyproject.toml $$(echo "$${set#*:}" | sed 's/[^,]*/--extra=&/g; s/,/ /g') \
+		test $${set%%:*} = dev || same="--constraint requirements/dev.txt"; \
+		uv pip compile pyproject.toml $$(echo "$${set#*:}" | sed 's/[^,]*/--extra=&/g; s/,/ /g') $$same \
 			--upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 			--no-emit-find-links --no-header --quiet -o requirements/$${set%%:*}.txt || exit; \
 	done
