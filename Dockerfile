@@ -67,7 +67,7 @@ RUN --mount=type=secret,id=ca PIP_CERT=${PIP_CERT} ${PIP} /requirements.txt && $
 FROM service-base AS service-gpu
 COPY --from=service-gpu-venv /venv /venv
 COPY --from=service-app /app /app
-ENV REQUIRE_GPU=1
+ENV REQUIRE_GPU=1 NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 FROM tools AS training-venv
 ARG BACKEND=tensorflow

@@ -5,6 +5,7 @@
 set -euo pipefail
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
 name=${1:-localhost/batchnorm-base:$codename}
+buildah info >/dev/null 2>&1 || export STORAGE_DRIVER=vfs  # where file systems cannot be laid over
 
 if ! buildah inspect --type image "$name" >/dev/null 2>&1; then
     work=$(mktemp -d)

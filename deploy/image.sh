@@ -3,7 +3,7 @@
 #   deploy/image.sh [TARGET] [TAG]
 #   TARGET: service (default), service-gpu, training, training-gpu
 #   ENGINE: docker, podman or buildah; by default the first of them that works
-#   BASE: base image; by default the Dockerfile's; "local" makes one (deploy/base_image.sh)
+#   BASE: base image; by default the Dockerfile's; "local", with buildah, makes one (base_image.sh)
 #   PIP_CERT: file of certificate authorities that pip needs in this network
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ tag=${2:-batchnorm-$target}
 
 if [ -z "${ENGINE:-}" ]; then
     for ENGINE in docker podman buildah none; do
-        "$ENGINE" info >/dev/null 2>&1 && break
+        "$ENGINE" version >/dev/null 2>&1 && break
     done
 fi
 if [ "$ENGINE" = none ]; then
@@ -37,6 +37,7 @@ fi
 if [ "$(basename "$ENGINE")" = buildah ]; then
     # Works without a runtime and in a container; the health check is in Docker's format alone.
     export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
+    buildah info >/dev/null 2>&1 || export STORAGE_DRIVER=vfs
     options+=(--network host --format docker --layers)
 fi
 set -x

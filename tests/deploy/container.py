@@ -47,12 +47,9 @@ def why_not() -> str | None:
 
 
 def buildah(*arguments: str) -> str:
-    """Run buildah and return what it prints; it stores as ``deploy/image.sh`` does."""
-    environment = dict(os.environ)
-    if subprocess.run(["buildah", "info"], capture_output=True).returncode:
-        environment["STORAGE_DRIVER"] = "vfs"
+    """Run buildah and return what it prints."""
     command = ["buildah", *arguments]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.strip()
 
 
@@ -68,6 +65,8 @@ class Image:
 @contextlib.contextmanager
 def built(target: str) -> Iterator[Image]:
     """Build ``target`` as ``make image`` does, and mount its file system."""
+    if subprocess.run(["buildah", "info"], capture_output=True).returncode:
+        os.environ["STORAGE_DRIVER"] = "vfs"  # as the scripts of deploy/ do
     tag = f"localhost/batchnorm-test-{target}"
     environment = {**os.environ, "ENGINE": "buildah", "BASE": base_image()}
     command = [str(ROOT / "deploy/image.sh"), target, tag]
@@ -100,8 +99,9 @@ class Container:
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:
         """This thread's new sockets belong to the container's network meanwhile."""
-        with open("/proc/thread-self/ns/net") as own, open(f"/proc/{self.pid}/ns/net") as theirs:
-            _enter(theirs.fileno())
+        theirs = Path(f"/proc/{self.pid}/ns/net")
+        with Path("/proc/thread-self/ns/net").open() as own, theirs.open() as entered:
+            _enter(entered.fileno())
             try:
                 yield
             finally:

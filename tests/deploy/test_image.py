@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -124,7 +124,8 @@ def test_the_image_holds_no_tool_and_no_framework_that_serving_does_not_need(ima
     assert {"onnxruntime", "flask", "PIL"} <= names
     assert not names & {"pip", "setuptools", "tensorflow", "keras", "onnx", "jax", "nvidia"}
     assert not list(packages.glob("onnxruntime/capi/*cuda*"))
-    assert sorted(os.listdir(image.root / "app")) == ["exported_models", "service"]
+    held = {path.name for path in (image.root / "app").iterdir()}
+    assert held == {"exported_models", "service"}
 
 
 def test_the_images_size_is_within_its_limits(image: Image) -> None:
@@ -152,6 +153,22 @@ def test_the_health_check_says_whether_the_service_is_ready(
         while not _is_alive(container):
             assert time.monotonic() < deadline
         assert container.execute(*check) != 0
+
+
+def test_several_workers_count_as_one_in_a_container_that_writes_nothing(
+    image: Image, tmp_path: Path
+) -> None:
+    variables = {"PORT": str(PORT), "WEB_CONCURRENCY": "2"}
+    with running(image, tmp_path, variables=variables) as container:
+        wait_until_ready(container, PORT)
+        with container.network():
+            for _ in range(20):
+                requests.post(f"{URL}/predict", data=encode(PHOTO), timeout=LIMIT)
+            text = requests.get(f"{URL}/metrics", timeout=LIMIT).text
+        container.terminate()
+        assert container.process.wait(LIMIT) == 0
+    counted = re.findall(r'^batchnorm_requests_total\{route="/predict".* ([\d.]+)$', text, re.M)
+    assert sum(map(float, counted)) == 20
 
 
 def test_it_opens_no_connection_but_those_that_it_was_asked_for(

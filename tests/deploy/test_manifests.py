@@ -18,6 +18,7 @@ from service.settings import SETTINGS, Settings
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+GUIDE = (DEPLOY / "README.md").read_text()
 JOB = (DEPLOY / "train_and_export.sh").read_text()
 KUBERNETES = "1.34"
 
@@ -240,3 +241,24 @@ def targets() -> set[str]:
 def bytes_of(quantity: str) -> int:
     units = {"Mi": 1 << 20, "Gi": 1 << 30}
     return int(quantity[:-2]) * units[quantity[-2:]]
+
+
+def test_cloud_run_asks_on_the_port_and_routes_of_the_image_and_lets_no_more_in_than_may_wait() -> (
+    None
+):
+    ((command,),) = [re.findall(r"```sh\n(gcloud run deploy .*?)```", GUIDE, re.DOTALL)]
+    options = dict(re.findall(r"--([a-z-]+)=(\S+)", command))
+    assert int(options["port"]) == image_port()
+    defaults = Settings.from_environment({})
+    assert int(options["concurrency"]) <= defaults.queue_images
+    assert int(options["timeout"]) > defaults.drain_seconds + defaults.deadline_seconds
+    assert bytes_of(options["memory"]) > 250e6 + 20 * defaults.max_pixels
+    assert "httpGet.path=/health/ready" in options["startup-probe"].split(",")
+    assert "httpGet.path=/health/live" in options["liveness-probe"].split(",")
+
+
+def test_the_guide_names_what_the_training_job_reads_and_files_that_are_there() -> None:
+    for name in re.findall(r"\$\{([A-Z_]+):", JOB):
+        assert f"`{name}`" in GUIDE
+    for path in re.findall(r"deploy/[\w./-]+", GUIDE):
+        assert (ROOT / path).exists(), path

@@ -120,7 +120,9 @@ def test_prometheus_scrapes_the_service_with_the_configuration_of_deploy(
 
 
 @needs_prometheus
-@pytest.mark.parametrize("query", [query for _, query in QUERIES], ids=[each for each, _ in QUERIES])
+@pytest.mark.parametrize(
+    "query", [query for _, query in QUERIES], ids=[each for each, _ in QUERIES]
+)
 def test_every_panel_of_the_board_shows_something(prometheus: Prometheus, query: str) -> None:
     query = query.replace("$__rate_interval", "30s")
     deadline = time.monotonic() + LIMIT
