@@ -11,6 +11,7 @@ models=$OUTPUT_DIR/exported_models
 
 python3 -m training train --recipe "$recipe" --variants "$variants" --seeds "$seeds" --runs "$runs" \
     ${STEPS:+--steps "$STEPS"} ${EPOCHS:+--epochs "$EPOCHS"} ${BATCH:+--batch "$BATCH"} "$@"
-python3 -m training export --recipe "$recipe" --variants "$variants" --seed "${seeds%%[ ,-]*}" \
+# Whatever Keras trained with, its nets are exported through TensorFlow.
+KERAS_BACKEND=tensorflow python3 -m training export --recipe "$recipe" --variants "$variants" --seed "${seeds%%[ ,-]*}" \
     --runs "$runs" --models "$models" ${REPLACE:+--replace}
 exec python3 -m training compare --recipe "$recipe" --runs "$runs" --to "$models"
