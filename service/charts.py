@@ -103,8 +103,8 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
         top = max([*filter(math.isfinite, values), 1e-6])
         if key == "loss":
             top = min(top, 1.3 * math.log(max(classes, 2)))
-        ticks = nice_ticks(0, min(top * 1.08, 1.0) if key == "top1" else top * 1.08, 5)
-        high = max(ticks[-1], top)
+        high = min(top * 1.08, 1.0) if key == "top1" else top * 1.08
+        ticks = nice_ticks(0, high, 5)
         panels.append(
             Panel(
                 key=key,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.answers import top
-from service.examples import Example
+from service.samples import Example
 from service.pictures import decode
 from service.repository import Model, Repository
 
 TOP = 5
 RUNS = 7
-"""Of one picture by itself, of which the median is a model's latency on this machine."""
+"""Of one picture by itself, of which the median is a model's latency here."""
 
 ACTIVATIONS = ("relu", "sigmoid")
 NORMALIZATIONS = ("batch", None)
@@ -85,14 +85,18 @@ def look_of(
     *,
     example: Example | None = None,
     name: str | None = None,
+    spent: Mapping[str, float] | None = None,
 ) -> Look:
-    """Have every variant answer: ``pixels`` are uint8 [32, 32, 3]."""
+    """Have every variant answer: ``pixels`` are uint8 [32, 32, 3].
+
+    ``spent``, if given, has each variant's milliseconds once it has been computed.
+    """
     answers = {}
     for model in newest(repository):
         started = time.perf_counter()
         row = compute(model, pixels[None])[0]
-        spent = 1000 * (time.perf_counter() - started)
-        answers[model.variant] = Answer(model, tuple(top(row, model.card, TOP)), spent)
+        took = 1000 * (time.perf_counter() - started) if spent is None else spent[model.variant]
+        answers[model.variant] = Answer(model, tuple(top(row, model.card, TOP)), took)
     longest = max(answer.guesses[0]["probability"] for answer in answers.values())
     default = answers[repository.default]
     return Look(
@@ -108,23 +112,22 @@ def look_of(
 
 @lru_cache(maxsize=4)
 def first_look(repository: Repository, example: Example) -> Look:
-    """The look that the page opens with, computed once, beside the engine: nobody asked for it."""
-    return look_of(repository, pixels_of(example), lambda m, i: m.run(i), example=example)
+    """The look that the page opens with, whose milliseconds are each the median of ``RUNS`` runs.
 
+    Computed once, beside the engine: it counts as nobody's request.
+    """
+    spent: dict[str, float] = {}
 
-@lru_cache(maxsize=4)
-def latencies(repository: Repository, example: Example) -> dict[str, float]:
-    """Milliseconds of one picture by itself, by variant: the median of ``RUNS`` runs, here, once."""
-    pixels = pixels_of(example)[None]
-    found = {}
-    for model in newest(repository):
-        spent = []
+    def run(model: Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        times = []
         for _ in range(RUNS):
             started = time.perf_counter()
-            model.run(pixels)
-            spent.append(1000 * (time.perf_counter() - started))
-        found[model.variant] = statistics.median(spent)
-    return found
+            rows = model.run(images)
+            times.append(1000 * (time.perf_counter() - started))
+        spent[model.variant] = statistics.median(times)
+        return rows
+
+    return look_of(repository, pixels_of(example), run, example=example, spent=spent)
 
 
 def pixels_of(example: Example) -> NDArray[np.uint8]:

@@ -27,8 +27,8 @@ from service import wording
 from service.assets import address, packed_response
 from service.charts import curves, shifts
 from service.compute import compute
-from service.examples import examples, find
-from service.looks import first_look, latencies, look_of, newest, pixels_of
+from service.samples import examples, find
+from service.looks import first_look, look_of, newest, pixels_of
 from service.messages import Response, current
 from service.problems import Problem
 from service.repository import Model, UnknownModelError
@@ -56,6 +56,7 @@ def index() -> Response:
     models = newest(repository())
     datasets = frozenset(model.card.dataset.name for model in models)
     shown = examples(datasets)
+    look = first_look(repository(), shown[0])
     try:
         study, fault = read_study(settings().models_dir), None
     except StudyError as error:
@@ -63,8 +64,8 @@ def index() -> Response:
     normalized = [model for model in models if model.card.frozen.layers]
     return _html(
         "page.html",
-        latencies=latencies(repository(), shown[0]),
-        look=first_look(repository(), shown[0]),
+        look=look,
+        latencies={each.model.variant: each.milliseconds for each in look.answers},
         examples=shown,
         study=study,
         study_fault=fault,

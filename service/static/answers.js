@@ -88,7 +88,7 @@ function upload(file) {
   if (file.size > most) {
     // A server may close the connection on what it will not read, and its words would be lost.
     asked += 1;
-    show(problem("Content Too Large", `${file.name} has ${file.size} bytes, more than the ${most} allowed`));
+    show(problem("Too large", `${file.name} has ${file.size} bytes, more than the ${most} allowed`));
     return;
   }
   const body = new FormData();

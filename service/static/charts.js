@@ -1,10 +1,8 @@
 // Reads the study's charts: hover, touch or arrow keys move a line, and what stands there is told
 // below the chart in words. The boxes above the charts show and hide variants.
 
-const SVG = "data-step";
-
 function marks(chart) {
-  return [...chart.querySelectorAll(`[${SVG}]`)].filter((mark) => !mark.closest(".off"));
+  return [...chart.querySelectorAll("[data-step]")].filter((mark) => !mark.closest(".off"));
 }
 
 function steps(chart) {
@@ -15,7 +13,7 @@ function steps(chart) {
 function place(chart, step) {
   const mark = marks(chart).find((each) => Number(each.dataset.step) === step);
   const box = mark.getBoundingClientRect();
-  return box.left + box.width / 2 - chart.querySelector(".plot .cursor").ownerSVGElement.getScreenCTM().e;
+  return box.left + box.width / 2 - chart.querySelector(".plot").getBoundingClientRect().left;
 }
 
 function read(chart, step) {
@@ -41,14 +39,14 @@ function read(chart, step) {
 function nearest(chart, x) {
   const all = steps(chart);
   if (!all.length) return null;
-  const left = chart.querySelector(".cursor").ownerSVGElement.getScreenCTM().e;
+  const left = chart.querySelector(".plot").getBoundingClientRect().left;
   const distance = (step) => Math.abs(place(chart, step) + left - x);
   return all.reduce((best, step) => (distance(step) < distance(best) ? step : best));
 }
 
 function follow(event) {
   const chart = event.target.closest?.(".chart");
-  if (!chart || !event.target.closest(".frame")) return;
+  if (!chart || !event.target.closest(".plot")) return;
   const step = nearest(chart, event.clientX);
   if (step !== null && String(step) !== chart.dataset.at) read(chart, step);
 }
