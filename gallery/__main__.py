@@ -44,7 +44,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     index = []
     for name, scene in SCENES.items():
-        image = _photograph(scene(SIDE * OVERSAMPLING))
+        image = photograph(scene(SIDE * OVERSAMPLING))
         image.save(FOLDER / f"{name}.webp", quality=QUALITY, method=6)
         index.append(_entry(name, name.replace("_", " "), "photograph", f"{name}.webp"))
     for texture, shape in SYNTHETIC:
@@ -55,7 +55,7 @@ def main() -> None:
     (FOLDER / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
-def _photograph(scene: Plane) -> Image.Image:
+def photograph(scene: Plane) -> Image.Image:
     """Averaged down, with a lens's dark corners, a film's shoulder and a sensor's grain."""
     side = len(scene) // OVERSAMPLING
     image = scene.reshape(side, OVERSAMPLING, side, OVERSAMPLING, 3).mean(axis=(1, 3))

@@ -8,7 +8,7 @@ from gallery.noise import Plane, fbm, value
 
 
 def _frame(size: int) -> tuple[Plane, Plane]:
-    """x from -1 to 1 to the right, y from 0 at the bottom to 1 at the top."""
+    """X from -1 to 1 to the right, y from 0 at the bottom to 1 at the top."""
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = np.meshgrid(grid * 2 - 1, 1 - grid)
     return x, y
@@ -117,7 +117,9 @@ def road(size: int) -> Plane:
     grass = fbm(x * far * 9, far * 9, 5, 3)
     ground = _mix([0.22, 0.36, 0.1], [0.62, 0.6, 0.24], grass * 1.5 - 0.25)
     across = x / (down * 2)
-    asphalt = np.array([0.3, 0.3, 0.32]) * (0.86 + 0.28 * value(x * far * 60, far * 60, 4))[..., None]
+    asphalt = (
+        np.array([0.3, 0.3, 0.32]) * (0.86 + 0.28 * value(x * far * 60, far * 60, 4))[..., None]
+    )
     soft = 3 / size / down
     ground = _over(ground, [0.58, 0.54, 0.42], _edge(1.12 - np.abs(across), soft))
     ground = _over(ground, asphalt, _edge(0.98 - np.abs(across), soft))
@@ -140,7 +142,11 @@ def sunflower(size: int) -> Plane:
     image = _over(image, [0.28, 0.46, 0.14], _edge(-stem, 0.02) * (y < 0))
     y = y - 0.08
     r, turn = np.sqrt(x * x + y * y), np.arctan2(y, x)
-    for count, offset, length, dark in ((17, 0.0, 0.86, 0.72), (19, 0.13, 0.8, 0.88), (21, 0.3, 0.72, 1.0)):
+    for count, offset, length, dark in (
+        (17, 0.0, 0.86, 0.72),
+        (19, 0.13, 0.8, 0.88),
+        (21, 0.3, 0.72, 1.0),
+    ):
         part = turn / (2 * np.pi) * count + offset
         middle = np.abs(part - np.round(part)) * 2
         wobble = 0.09 * (value(np.round(part) * 7.7, np.round(part) * 0 + count, 4) - 0.5)
@@ -157,7 +163,9 @@ def sunflower(size: int) -> Plane:
     for seed in range(1, 330):
         radius, angle = 0.0194 * np.sqrt(seed), seed * 2.399963
         place = np.sqrt((x - radius * np.cos(angle)) ** 2 + (y - radius * np.sin(angle)) ** 2)
-        tone = [0.5, 0.36, 0.1] if seed < 90 else [0.1, 0.05, 0.02] if seed % 3 else [0.66, 0.4, 0.1]
+        tone = (
+            [0.5, 0.36, 0.1] if seed < 90 else [0.1, 0.05, 0.02] if seed % 3 else [0.66, 0.4, 0.1]
+        )
         image = _over(image, tone, _edge(0.0105 - place, 0.008) * 0.9)
     return image
 
@@ -179,19 +187,42 @@ def palm_tree(size: int) -> Plane:
     image = _over(image, bark, _edge(-trunk, 3 / size) * (y > 0.11) * (y < 0.72))
     top_x, top_y = 0.22 * 0.6**1.5 - 0.18, 0.72
     for number, (angle, length) in enumerate(
-        ((2.9, 0.62), (0.25, 0.62), (2.35, 0.6), (0.8, 0.58), (1.55, 0.42), (3.2, 0.5), (-0.05, 0.52), (1.2, 0.5), (1.95, 0.52))
+        (
+            (2.9, 0.62),
+            (0.25, 0.62),
+            (2.35, 0.6),
+            (0.8, 0.58),
+            (1.55, 0.42),
+            (3.2, 0.5),
+            (-0.05, 0.52),
+            (1.2, 0.5),
+            (1.95, 0.52),
+        )
     ):
         tip_x, tip_y = np.cos(angle) * length, np.sin(angle) * length * 0.4
-        s = np.clip(((x - top_x) * tip_x + (y - top_y) * 2 * tip_y * 2) / (tip_x**2 + (2 * tip_y) ** 2), 0, 1)
+        s = np.clip(
+            ((x - top_x) * tip_x + (y - top_y) * 2 * tip_y * 2) / (tip_x**2 + (2 * tip_y) ** 2),
+            0,
+            1,
+        )
         for _ in range(6):  # the nearest point of the drooping rib, by a few fixed-point steps
             px, py = top_x + tip_x * s, top_y + tip_y * s + 0.1 * s - 0.34 * s * s
-            s = np.clip(s + 0.7 * ((x - px) * tip_x + (y - py) * 4 * (tip_y + 0.1 - 0.68 * s)) / (tip_x**2 + 0.3), 0, 1)
+            s = np.clip(
+                s
+                + 0.7
+                * ((x - px) * tip_x + (y - py) * 4 * (tip_y + 0.1 - 0.68 * s))
+                / (tip_x**2 + 0.3),
+                0,
+                1,
+            )
         px, py = top_x + tip_x * s, top_y + tip_y * s + 0.1 * s - 0.34 * s * s
         hang = np.sqrt((x - px) ** 2 + ((y - py) * 2) ** 2)
         comb = 0.55 + 0.45 * (np.mod(s * 26 + (py - y) * 22, 1) < 0.66)
         wide = 0.15 * np.sqrt(np.clip(s * 1.8, 0, 1)) * np.clip(1.15 - s, 0, 1) * comb + 0.006
         wide = np.where(y > py, wide * 0.55, wide)
-        green = _mix([0.07, 0.22, 0.05], [0.42, 0.58, 0.16], 0.5 + (y - py) * 9 + 0.1 * (number % 3))
+        green = _mix(
+            [0.07, 0.22, 0.05], [0.42, 0.58, 0.16], 0.5 + (y - py) * 9 + 0.1 * (number % 3)
+        )
         image = _over(image, green, _edge(wide - hang, 5 / size) * (s > 0.001))
     for dx, dy in ((-0.03, -0.035), (0.035, -0.03), (0.0, -0.055)):
         nut = 0.036 - np.sqrt((x - top_x - dx) ** 2 + ((y - top_y - dy) * 2) ** 2)
@@ -205,8 +236,12 @@ def skyscraper(size: int) -> Plane:
     image = _mix([0.98, 0.72, 0.5], [0.25, 0.36, 0.62], y * 1.25)
     image = _over(image, [0.9, 0.62, 0.56], (fbm(x * 1.2, y * 6, 5, 4) - 0.55) * 3)
     towers = (  # left, right, top, haze, seed
-        (-1.0, -0.72, 0.42, 0.55, 1), (-0.66, -0.4, 0.55, 0.5, 2), (0.5, 0.72, 0.6, 0.5, 3),
-        (0.78, 1.0, 0.4, 0.55, 4), (-0.95, -0.55, 0.32, 0.2, 5), (0.4, 0.95, 0.36, 0.2, 6),
+        (-1.0, -0.72, 0.42, 0.55, 1),
+        (-0.66, -0.4, 0.55, 0.5, 2),
+        (0.5, 0.72, 0.6, 0.5, 3),
+        (0.78, 1.0, 0.4, 0.55, 4),
+        (-0.95, -0.55, 0.32, 0.2, 5),
+        (0.4, 0.95, 0.36, 0.2, 6),
         (-0.24, 0.26, 0.9, 0.0, 7),
     )
     for left, right, top, haze, seed in towers:
@@ -217,7 +252,9 @@ def skyscraper(size: int) -> Plane:
         window = (np.mod(y / top * floors, 1) > 0.3) & (np.mod(across * bays, 1) > 0.22)
         lit = value(column * 7.3 + 0.5, row * 5.1 + 0.5, seed) > 0.62
         wall = _mix([0.36, 0.42, 0.52], [0.12, 0.15, 0.22], np.clip(across * 1.4 - 0.1, 0, 1))
-        glass = _mix([0.5, 0.62, 0.76], [0.2, 0.28, 0.42], np.clip(across * 1.2 + 0.2 * (1 - y), 0, 1))
+        glass = _mix(
+            [0.5, 0.62, 0.76], [0.2, 0.28, 0.42], np.clip(across * 1.2 + 0.2 * (1 - y), 0, 1)
+        )
         body = np.where(window[..., None], glass, wall)
         body = np.where((window & lit)[..., None], [1.0, 0.86, 0.55], body)
         body = body * (1 - haze) + haze * np.array([0.74, 0.6, 0.58])

@@ -6,6 +6,7 @@ is away. One lamp with soft shadows, the sky's light from above, and a highlight
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,7 +42,9 @@ class View:
 LAMP = np.array([-0.55, 0.75, 0.5], np.float32) / np.sqrt(0.55**2 + 0.75**2 + 0.5**2)
 
 
-def render(parts: tuple[Part, ...], size: int, ground: Colour, horizon: Colour, view: View) -> Plane:
+def render(
+    parts: tuple[Part, ...], size: int, ground: Colour, horizon: Colour, view: View
+) -> Plane:
     """Render ``parts`` on the plane y = 0, whose ``ground`` fades into the ``horizon``."""
     rays, origin = _rays(size, view)
     floor = Part(lambda p: p[:, 1], ground, shine=0.0)
@@ -182,7 +185,7 @@ PAPER = _plain(0.93, 0.93, 0.92)
 
 
 def _stem(*points: tuple[float, float, float], radius: float = 0.035) -> Part:
-    pairs = tuple(zip(points, points[1:], strict=False))
+    pairs = tuple(itertools.pairwise(points))
 
     def distance(p: Plane) -> Plane:
         return np.min([_rod(p, a, b, radius) for a, b in pairs], axis=0)
@@ -290,4 +293,3 @@ def mushroom(size: int) -> Plane:
         return _mix((0.05, 0.1, 0.05), (0.5, 0.62, 0.24), light * 2.2 - 0.75)
 
     return render(parts, size, ground, woods, view)
-

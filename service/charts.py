@@ -110,9 +110,14 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
                 key=key,
                 title=title,
                 note=note,
-                x_ticks=tuple(Tick(_percent(t, 0, end), thousands(t)) for t in nice_ticks(0, end, 4)),
+                x_ticks=tuple(
+                    Tick(_percent(t, 0, end), thousands(t)) for t in nice_ticks(0, end, 4)
+                ),
                 y_ticks=tuple(
-                    Tick(100 - _percent(t, 0, high), f"{100 * t:.0f} %" if key == "top1" else f"{t:g}")
+                    Tick(
+                        100 - _percent(t, 0, high),
+                        f"{100 * t:.0f} %" if key == "top1" else f"{t:g}",
+                    )
                     for t in ticks
                 ),
                 lines=tuple(_line(curve, key, end, high, say) for curve in study.curves),
@@ -211,7 +216,7 @@ def _box(
 
 
 def layer_label(name: str) -> str:
-    """"block2_norm1" -> "2.1"; any other name as it is."""
+    """ "block2_norm1" -> "2.1"; any other name as it is."""
     numbers = "".join(each if each.isdigit() else " " for each in name).split()
     return ".".join(numbers) if len(numbers) == 2 else name
 

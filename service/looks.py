@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.answers import top
-from service.samples import Example
 from service.pictures import decode
 from service.repository import Model, Repository
+from service.samples import Example
 
 TOP = 5
 RUNS = 7

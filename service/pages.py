@@ -27,11 +27,11 @@ from service import wording
 from service.assets import address, packed_response
 from service.charts import curves, shifts
 from service.compute import compute
-from service.samples import examples, find
 from service.looks import first_look, look_of, newest, pixels_of
 from service.messages import Response, current
 from service.problems import Problem
 from service.repository import Model, UnknownModelError
+from service.samples import examples, find
 from service.state import repository, settings
 from service.study import StudyError, read_study
 from service.uploads import FIELD, read_upload
@@ -70,9 +70,7 @@ def index() -> Response:
         study=study,
         study_fault=fault,
         panels=curves(study, len(models[0].card.classes)) if study else (),
-        frozen=list(
-            zip(normalized, shifts(m.card.frozen.layers for m in normalized), strict=True)
-        ),
+        frozen=list(zip(normalized, shifts(m.card.frozen.layers for m in normalized), strict=True)),
         models=[m for versions in repository().models.values() for m in versions.values()],
         newest=models,
         datasets=datasets,

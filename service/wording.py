@@ -57,12 +57,12 @@ def size(count: int) -> str:
 
 
 def plain(name: str) -> str:
-    """"aquarium_fish" -> "aquarium fish"."""
+    """ "aquarium_fish" -> "aquarium fish"."""
     return name.replace("_", " ")
 
 
 def activation(name: str) -> str:
-    """"relu" -> "ReLU"."""
+    """ "relu" -> "ReLU"."""
     return ACTIVATIONS.get(name, name)
 
 
@@ -77,6 +77,16 @@ def shell(word: str) -> str:
 
 
 FILTERS = (
-    percent, guess, points, decimal, thousands, duration, milliseconds, size, plain, activation,
-    normalization, shell,
+    percent,
+    guess,
+    points,
+    decimal,
+    thousands,
+    duration,
+    milliseconds,
+    size,
+    plain,
+    activation,
+    normalization,
+    shell,
 )

@@ -80,7 +80,9 @@ def test_the_pixels_are_those_that_the_nets_get(page: Page) -> None:
         page.locator("#answers figcaption").first.evaluate("each => each.textContent = ''")
         choose(page, "turned", data)
         expect_answers(page, "turned")
-        fills = page.locator(".pixels rect").evaluate_all("all => all.map((r) => r.attributes.fill.value)")
+        fills = page.locator(".pixels rect").evaluate_all(
+            "all => all.map((r) => r.attributes.fill.value)"
+        )
         expected = decode(data, max_pixels=10**8).reshape(-1, 3)
         assert fills == ["#" + bytes(pixel).hex() for pixel in expected]
         assert page.locator(".pixels rect").nth(33).bounding_box() is not None
@@ -121,9 +123,7 @@ def test_a_hostile_file_is_refused_in_the_problems_words_and_the_service_goes_on
     expect(alert).to_contain_text(words)
     expect(alert).to_contain_text("onerror=alert(1)")
     assert page.locator("img[src=x]").count() == 0
-    problem = requests.post(
-        f"{url}/predict", files={"image": (name, hostile)}, timeout=30
-    ).json()
+    problem = requests.post(f"{url}/predict", files={"image": (name, hostile)}, timeout=30).json()
     assert problem["detail"] in alert.inner_text()
     choose(page, name, PICTURE)
     expect_answers(page, name)
@@ -133,10 +133,9 @@ def test_a_hostile_file_is_refused_in_the_problems_words_and_the_service_goes_on
 
 
 def test_what_is_too_large_is_not_even_sent(page: Page, watched: dict[Page, Watched]) -> None:
-    sent = len(watched[page].requests)
     choose(page, "huge.png", bytes(11 << 20))
     expect(page.get_by_role("alert")).to_contain_text("huge.png has 11534336 bytes, more than")
-    assert len(watched[page].requests) == sent
+    assert not [each for each in watched[page].requests if each.endswith("/answers")]
 
 
 def test_an_overloaded_service_is_told_in_words(
@@ -195,7 +194,7 @@ def test_the_curl_line_asks_exactly_this(page: Page, url: str, tmp_path: Path) -
     name = "my cat's $HOME.png"
     (tmp_path / name).write_bytes(PICTURE)
     line = page.locator(".call pre:visible")
-    page.get_by_label("sigmoid_with_bn", exact=True).check(force=True)
+    page.locator(".call label", has_text="sigmoid_with_bn").click()
     expected = (EXAMPLES / "sunflower.webp").read_bytes()
     for data in (expected, PICTURE):
         if data == PICTURE:
@@ -203,9 +202,7 @@ def test_the_curl_line_asks_exactly_this(page: Page, url: str, tmp_path: Path) -
             expect_answers(page, name)
         assert line.count() == 1
         answer = run(line.inner_text(), tmp_path)
-        same = requests.post(
-            f"{url}/predict?variant=sigmoid_with_bn", data=data, timeout=30
-        ).json()
+        same = requests.post(f"{url}/predict?variant=sigmoid_with_bn", data=data, timeout=30).json()
         assert answer == same
         assert answer["variant"] == "sigmoid_with_bn"
 

@@ -30,13 +30,13 @@ def test_the_table_is_the_comparisons(page: Page) -> None:
         assert cells[2] == f"{100 * summary['before']['top1']['mean']:.1f} %"
         assert cells[3] == f"{100 * summary['after']['top1']['mean']:.1f} %"
         assert cells[7].startswith(f"{summary['seconds'] / 60:.0f}")
-        assert 0 < float(cells[8].removesuffix(" ms"))
+        assert float(cells[8].removesuffix(" ms")) > 0
 
 
 def test_a_box_shows_and_hides_its_variant_in_every_chart(page: Page) -> None:
     parts = page.locator(".chart [data-variant=relu_with_bn]")
     assert parts.count() == 4  # a curve and the article's mark, in two charts
-    box = page.get_by_label("relu with bn", exact=True)
+    box = page.get_by_role("checkbox", name="relu with bn")
     for wanted in (False, True):
         box.set_checked(wanted)
         for index in range(4):
@@ -54,7 +54,7 @@ def test_hovering_tells_the_values_of_what_is_shown(page: Page) -> None:
     for name, score in COMPARISON["article"].items():
         words = f"{name.replace('_', ' ')}, 2018 {100 * score['top1']:.1f} %"
         expect(reading).to_contain_text(words.replace(" %", "\u202f%"))
-    page.get_by_label("relu with bn", exact=True).uncheck()
+    page.get_by_role("checkbox", name="relu with bn").uncheck()
     expect(reading).not_to_contain_text("relu with bn")
     expect(reading).to_contain_text("relu without bn")
 
