@@ -255,7 +255,7 @@ def skyscraper(size: int) -> Plane:
         glass = _mix(
             [0.5, 0.62, 0.76], [0.2, 0.28, 0.42], np.clip(across * 1.2 + 0.2 * (1 - y), 0, 1)
         )
-        body = np.where(window[..., None], glass, wall)
+        body: Plane = np.where(window[..., None], glass, wall)
         body = np.where((window & lit)[..., None], [1.0, 0.86, 0.55], body)
         body = body * (1 - haze) + haze * np.array([0.74, 0.6, 0.58])
         image = _over(image, body, _edge(inside, 3 / size))

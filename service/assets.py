@@ -86,7 +86,7 @@ def _read(name: str) -> Asset:
 def packed_response(
     request: Request, content: bytes, packed: bytes | None, kind: str, digest: str | None = None
 ) -> Response:
-    """``content``, or ``packed`` where the browser takes it; 304 where it has ``digest`` already."""
+    """``content``, or ``packed`` where the browser takes it; 304 where it has that ``digest``."""
     gzipped = packed is not None and request.accept_encodings["gzip"] > 0
     response = Response(packed if gzipped else content, mimetype=kind)
     if packed is not None:

@@ -16,6 +16,7 @@ from service.study import Curve, Study
 from service.wording import decimal, percent, thousands
 
 DECIMALS = 3
+TIMES = "\u00d7"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def shifts(cards: Iterable[Sequence[FrozenLayer]]) -> list[tuple[Shift, Shift]]:
         Tick(_percent(t, -wide, wide), f"{t:+g}" if t else "0") for t in nice_ticks(-wide, wide, 4)
     )
     choices = [r for r in (1 / 16, 1 / 4, 1 / 2, 2 / 3, 1, 1.5, 2, 4, 16) if abs(_log(r)) <= far]
-    ratio_ticks = tuple(Tick(_percent(_log(r), -far, far), f"×{r:.2g}") for r in choices)
+    ratio_ticks = tuple(Tick(_percent(_log(r), -far, far), f"{TIMES}{r:.2g}") for r in choices)
     return [
         (
             Shift(
@@ -216,7 +217,7 @@ def _box(
 
 
 def layer_label(name: str) -> str:
-    """ "block2_norm1" -> "2.1"; any other name as it is."""
+    """Of "block2_norm1" its numbers, "2.1"; any other name as it is."""
     numbers = "".join(each if each.isdigit() else " " for each in name).split()
     return ".".join(numbers) if len(numbers) == 2 else name
 

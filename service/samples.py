@@ -1,4 +1,4 @@
-"""The example pictures, which ``python -m gallery`` drew: names in, files of any upload's kind out."""
+"""The example pictures, which ``python -m gallery`` drew: a name in, a file like an upload out."""
 
 from __future__ import annotations
 

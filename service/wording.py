@@ -57,12 +57,12 @@ def size(count: int) -> str:
 
 
 def plain(name: str) -> str:
-    """ "aquarium_fish" -> "aquarium fish"."""
+    """A name without its underscores: "aquarium_fish" -> "aquarium fish"."""
     return name.replace("_", " ")
 
 
 def activation(name: str) -> str:
-    """ "relu" -> "ReLU"."""
+    """As the field writes it: "relu" -> "ReLU"."""
     return ACTIVATIONS.get(name, name)
 
 

@@ -164,7 +164,7 @@ def test_the_knobs_show_why_a_moving_average_is_late(page: Page) -> None:
     def off(momentum: float, drift: float) -> tuple[float, float]:
         for name, value in (("momentum", momentum), ("drift", drift)):
             page.locator(f"#{name}").fill(str(value))
-        late, frozen = re.findall(r"([\d.]+) σ", says.inner_text())
+        late, frozen = re.findall("([0-9.]+) \u03c3", says.inner_text())
         return float(late), float(frozen)
 
     slow, fast = off(0.9, 5), off(0.99, 5)
