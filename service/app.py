@@ -10,7 +10,20 @@ from typing import Any
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from service import api, docs, headers, health, keys, logs, metrics, oip, problems, state
+from service import (
+    api,
+    assets,
+    docs,
+    headers,
+    health,
+    keys,
+    logs,
+    metrics,
+    oip,
+    pages,
+    problems,
+    state,
+)
 from service.capacity import engine_batch, engine_threads
 from service.drain import Drain
 from service.engine import Engine
@@ -96,4 +109,6 @@ def create_app(
     app.register_blueprint(health.blueprint)
     app.register_blueprint(oip.blueprint)
     app.register_blueprint(docs.blueprint)
+    app.register_blueprint(assets.blueprint)
+    pages.init_app(app)
     return app

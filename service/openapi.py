@@ -163,7 +163,11 @@ def _written(
         written["requestBody"] = _body(writer, rule, operation.body)
     written["responses"] = {
         "200": _answer(writer, rule, operation.answer),
-        **_refusals(writer, rule, refusals),
+        **_refusals(writer, rule, refusals, told=operation.told),
+        **{
+            str(int(status)): {"description": _sentence(text), "headers": _headers({})}
+            for status, text in operation.bare.items()
+        },
     }
     return written
 
@@ -223,12 +227,17 @@ def _answer(writer: _Writer, rule: Rule, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _refusals(writer: _Writer, rule: Rule, refusals: Iterable[Refusals]) -> dict[str, Any]:
+def _refusals(
+    writer: _Writer, rule: Rule, refusals: Iterable[Refusals], *, told: bool
+) -> dict[str, Any]:
     """The problems, by status, each with all its reasons."""
     if in_protocol(rule.rule):
         kind, schema = "application/json", json_schema(ProtocolError, writer.components)
     else:
         kind, schema = PROBLEM_TYPE, json_schema(ProblemDetails, writer.components)
+    content: dict[str, Any] = {kind: {"schema": schema}}
+    if told:
+        content["text/html"] = {"schema": _TEXT}
     reasons: dict[HTTPStatus, dict[str, None]] = {}
     for each in refusals:
         for status, reason in each.items():
@@ -237,7 +246,7 @@ def _refusals(writer: _Writer, rule: Rule, refusals: Iterable[Refusals]) -> dict
         str(int(status)): {
             "description": _sentence(_filled("; or ".join(reasons[status]), writer)),
             "headers": _headers(_HEADERS.get(status, {})),
-            "content": {kind: {"schema": schema}},
+            "content": content,
         }
         for status in sorted(reasons)
     }

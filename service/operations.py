@@ -40,6 +40,9 @@ BAD_QUERY: Refusals = {
 }
 
 
+NOTHING: Refusals = {}
+
+
 @dataclass(frozen=True)
 class Text:
     """A text in a path, a query or a header; one of ``values``, where there are such.
@@ -127,7 +130,9 @@ class Answer:
 class Operation:
     """One view, as it is documented; ``refusals`` are the problems that it may answer instead.
 
-    ``path`` declares the parameters of all its rules, of which one rule may have fewer.
+    ``path`` declares the parameters of all its rules, of which one rule may have fewer. ``bare``
+    are statuses without a body worth naming; ``told`` says that problems come in HTML, but for
+    those that the view does not see.
     """
 
     tag: Tag
@@ -137,6 +142,8 @@ class Operation:
     headers: tuple[Parameter, ...]
     body: Body | None
     refusals: Sequence[Refusals]
+    bare: Refusals
+    told: bool
 
 
 def operation(
@@ -147,6 +154,8 @@ def operation(
     query: tuple[Parameter, ...] | None = None,
     headers: tuple[Parameter, ...] = (),
     body: Body | None = None,
+    bare: Refusals = NOTHING,
+    told: bool = False,
 ) -> Callable[[View], View]:
     """Declare a view, and have it called with its query's values, by name.
 
@@ -158,7 +167,7 @@ def operation(
         if query is not None:
             declared, more = _with_query(view, query), (BAD_QUERY, *refusals)
         declared.operation = Operation(  # type: ignore[attr-defined]
-            tag, answer, path, query or (), headers, body, more
+            tag, answer, path, query or (), headers, body, more, bare, told
         )
         return declared
 

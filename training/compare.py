@@ -26,7 +26,7 @@ ARTICLE = {
     "sigmoid_without_bn": {"top1": 0.0100, "top5": 0.0500, "loss": 4.605, "minutes": 18.2},
 }
 ARTICLE_STEPS = 40_000
-ARTICLE_CHECKPOINT = "the article's checkpoint, 40,000 steps"
+ARTICLE_CHECKPOINT = f"the article's checkpoint, {ARTICLE_STEPS:,} steps"
 
 
 def compare(
@@ -54,6 +54,7 @@ def compare(
         "recipe": recipe,
         "dataset": trials[0]["dataset"],
         "article": ARTICLE if trials[0]["dataset"]["name"] == "cifar100" else None,
+        "article_reference": {"steps": ARTICLE_STEPS},
         "summary": [
             _summary(name, [trial for trial in trials if trial["variant"] == name])
             for name in VARIANTS
