@@ -14,7 +14,7 @@ import math
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
             validation = images, labels
         record = read_record(trial.folder)
         if record is not None:
-            _check_same(trial.folder, record["configuration"], configuration)
+            _check_same(trial.folder, record, configuration)
             outcome = record.get("outcome")
             if outcome and (
                 outcome["stopped_early"] or recipe_of(record).steps >= trial.recipe.steps
@@ -92,7 +92,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
                 return record
         record = {"schema_version": 1, "status": "fitting", "configuration": configuration}
         record |= {"versions": versions(), "backend": keras.backend.backend()}
-        net = nets.build(trial.variant, training_mean, trial.seed, trial.recipe.dropout)
+        net = nets.of_recipe(trial.recipe, trial.variant, training_mean, trial.seed)
         fitter = compiled(net, trial.recipe, trial.seed)
         record["hardware"] = hardware()
         record["parameters"] = {
@@ -100,9 +100,9 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
             "total": _count(net.weights),
         }
         write_record(trial.folder, record)
-        run = _Run(trial, fitter, dataset, validation, say)
+        run = _Run(trial, fitter, dataset, training_mean, validation, say)
         progress = run.to_the_end()
-        return _finish(trial, net, record, progress)
+        return _finish(trial, run.kept(), record, progress)
 
 
 class _Run:
@@ -113,6 +113,7 @@ class _Run:
         trial: Trial,
         fitter: Fitter,
         dataset: Dataset,
+        training_mean: float,
         validation: tuple[Images, Labels],
         say: Callable[[str], None],
     ) -> None:
@@ -121,6 +122,16 @@ class _Run:
         self.labels: Labels = dataset.train_labels
         self.validation = validation
         self.progress = Progress()
+        recipe, net = trial.recipe, fitter.net
+        self.plain: keras.Model = net
+        if recipe.average or recipe.precision != "float32":
+            self.plain = nets.of_recipe(
+                replace(recipe, precision="float32"),
+                trial.variant,
+                training_mean,
+                trial.seed,
+            )
+        self.kept_logits = nets.logits_of(self.plain)
         # A step of no consequence compiles everything and builds the optimizer; then it is undone.
         fitter.optimizer.build(fitter.trainable_variables)
         initial = [np.array(variable) for variable in self.variables]
@@ -136,6 +147,17 @@ class _Run:
     @property
     def checkpoint(self) -> Path:
         return self.trial.folder / "checkpoint.npz"
+
+    def kept(self) -> keras.Model:
+        """The net that would be kept now: float32, with the averaged weights where there are any.
+
+        It is what validation scores; where it is not the fitted net itself, it is brought up to it.
+        """
+        if self.plain is not self.fitter.net:
+            self.plain.set_weights(self.fitter.net.get_weights())
+            if self.trial.recipe.average and self.progress.step:
+                self.fitter.optimizer.finalize_variable_values(self.plain.trainable_variables)
+        return self.plain
 
     def _step(self, step: int) -> dict[str, float]:
         chosen = batch_indices(self.trial.seed, step, self.trial.recipe.batch, len(self.images))
@@ -188,7 +210,8 @@ class _Run:
         """Validate, add a row to the history, keep the best, start the next epoch's averages."""
         recipe, progress = self.trial.recipe, self.progress
         images, labels = self.validation
-        scores = score(predict(self.fitter.logits, images), labels)
+        kept = self.kept()
+        scores = score(predict(self.kept_logits, images), labels)
         row = {
             "epoch": len(progress.history) + 1,
             "step": progress.step,
@@ -210,7 +233,7 @@ class _Run:
         if whole and scores.loss < progress.best_loss:
             progress.best_loss, progress.best_step = scores.loss, progress.step
             if self.trial.keep_best:
-                self.write_variables(self.trial.folder / "best.npz", self.fitter.net.variables)
+                self.write_variables(self.trial.folder / "best.npz", kept.variables)
         self.write_history()
         if whole:
             progress.epoch_steps = 0
@@ -295,8 +318,14 @@ def _finish(
     return record
 
 
-def _check_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Raise unless both configurations make the same weights, up to the number of steps."""
+def _check_same(folder: Path, record: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raise unless both configurations make the same weights, up to the number of steps; with a
+    schedule that is part of them. A knob that a record does not know has its default there.
+    """
+    stored = record["configuration"] | {"recipe": asdict(recipe_of(record))}
+    free = set(NOT_OF_THE_FIT)
+    if asked["recipe"]["schedule"] != "constant":
+        free.discard("recipe.steps")
 
     def flat(configuration: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         pairs: dict[str, Any] = {}
@@ -309,7 +338,7 @@ def _check_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> 
     differing = [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in NOT_OF_THE_FIT
+        if old.get(name) != new.get(name) and name not in free
     ]
     if differing:
         raise TrialError(
