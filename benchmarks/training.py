@@ -27,8 +27,7 @@ from typing import Any
 import click
 import numpy as np
 
-from training.cli import import_quietly
-from training.environment import hardware, versions
+from training.environment import hardware, import_quietly, versions
 from training.recipes import RECIPES
 from training.variants import VARIANTS
 

@@ -25,9 +25,10 @@ def augment(
     images: Tensor, augmentation: Augmentation, generator: keras.random.SeedGenerator
 ) -> Tensor:
     """Every picture of uint8 ``images`` [N, H, W, C] transformed by chance, as the recipe says."""
+    count = ops.shape(images)[0]
     if augmentation.shift:
-        return shifted(images, *random_shifts(augmentation, images.shape[0], generator))
-    return transform(images, *random_parameters(augmentation, images.shape[0], generator))
+        return shifted(images, *random_shifts(augmentation, count, generator))
+    return transform(images, *random_parameters(augmentation, count, generator))
 
 
 def random_shifts(
@@ -52,7 +53,7 @@ def shifted(images: Tensor, rows: Tensor, columns: Tensor, flip: Tensor) -> Tens
     (i + rows, j + columns), counted from the right where ``flip``; outside, the picture is mirrored
     about its outermost pixels. The parameters are [N]: int32, less than H and W in size; bool.
     """
-    count, height, width, channels = images.shape
+    count, height, width, channels = ops.shape(images)
     row = ops.arange(height, dtype="int32")[None, :] + rows[:, None]
     column = ops.arange(width, dtype="int32")[None, :]
     column = ops.where(flip[:, None], width - 1 - column, column) + columns[:, None]
@@ -93,7 +94,7 @@ def transform(
     [N]: degrees, factors (below 1 magnifies), bool. Oracle:
     ``ImageDataGenerator.apply_transform`` with ``shear``, ``zy``, ``zx`` and ``flip_horizontal``.
     """
-    _, height, width, channels = images.shape
+    count, height, width, channels = ops.shape(images)
     angle = shear[:, None, None] * (math.pi / 180)
     row_zoom, column_zoom = row_zoom[:, None, None], column_zoom[:, None, None]
     row = ops.arange(height, dtype="float32")[None, :, None] - (height / 2 - 0.5)
@@ -104,15 +105,14 @@ def transform(
     source_column = column_zoom * column - ops.sin(angle) * row_zoom * row + (width / 2 - 0.5)
     source_row = ops.cos(angle) * row_zoom * row + (height / 2 - 0.5)
     source_column = ops.clip(source_column, 0.0, width - 1.0)
-    source_row = ops.clip(ops.broadcast_to(source_row, source_column.shape), 0.0, height - 1.0)
+    source_row = ops.clip(ops.broadcast_to(source_row, ops.shape(source_column)), 0.0, height - 1.0)
 
     top = ops.minimum(ops.floor(source_row), height - 2.0)
     left = ops.minimum(ops.floor(source_column), width - 2.0)
     below, right = (source_row - top)[..., None], (source_column - left)[..., None]
 
-    batch = source_row.shape[0]
     corner = ops.cast(top * width + left, "int32") + ops.reshape(
-        ops.arange(batch, dtype="int32") * (height * width), (batch, 1, 1)
+        ops.arange(count, dtype="int32") * (height * width), (count, 1, 1)
     )
     flat = ops.reshape(images, (-1, channels))
 

@@ -1,11 +1,13 @@
-"""Where and with what something was run, for the records."""
+"""Where and with what something was run, for the records; and the frameworks' quiet import."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
 
 TOOLS = ("keras", "tensorflow", "jax", "numpy", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime")
@@ -44,3 +46,24 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def import_quietly(module: str) -> None:
+    """Import ``module`` without what TensorFlow's libraries write to stderr as they are loaded.
+
+    ``TF_CPP_MIN_LOG_LEVEL`` does not reach those lines. Where the import fails they are shown.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            importlib.import_module(module)
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

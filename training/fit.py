@@ -26,6 +26,7 @@ from training import nets
 from training.dataset import Dataset, Images, Labels, hold_out
 from training.environment import hardware, versions
 from training.evaluate import predict, score
+from training.loop import CAPACITY, Logs, inner_loop
 from training.step import Fitter, batch_indices, compiled
 from training.trial import (
     Trial,
@@ -38,6 +39,7 @@ from training.trial import (
 )
 
 CHECKPOINT_SECONDS = 60.0
+EXECUTION_SECONDS = 1.0  # of steps without a word from Python: the grain of progress and of a stop
 HISTORY = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "images_per_second")
 # What a trial's folder may hold otherwise than asked: it can be fitted on, and frozen again.
 NOT_OF_THE_FIT = ("recipe.steps", "recipe.freeze_images", "recipe.freeze_batch")
@@ -58,14 +60,15 @@ class Progress:
     best_loss: float = math.inf
     best_step: int = 0
 
-    def count(self, logs: dict[str, float], seconds: float) -> None:
-        """Add a step, its mean loss and accuracy, and how long it took."""
-        self.step += 1
-        self.epoch_steps += 1
+    def count(self, logs: Logs, seconds: float) -> None:
+        """Add steps, with the loss and accuracy of each, and how long they took together."""
+        self.step += len(logs)
+        self.epoch_steps += len(logs)
         self.seconds += seconds
         self.epoch_seconds += seconds
-        self.loss_sum += float(logs["loss"])
-        self.accuracy_sum += float(logs["accuracy"])
+        for loss, accuracy in logs.tolist():  # one by one: the sum is the same however they came
+            self.loss_sum += loss
+            self.accuracy_sum += accuracy
 
 
 def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -118,10 +121,10 @@ class _Run:
         say: Callable[[str], None],
     ) -> None:
         self.trial, self.fitter, self.say = trial, fitter, say
-        self.images: Images = dataset.train_images
-        self.labels: Labels = dataset.train_labels
+        self.pictures = len(dataset.train_images)
         self.validation = validation
         self.progress = Progress()
+        self.step_seconds = math.inf  # of a step, as last measured
         recipe, net = trial.recipe, fitter.net
         self.plain: keras.Model = net
         if recipe.average or recipe.precision != "float32":
@@ -135,7 +138,8 @@ class _Run:
         # A step of no consequence compiles everything and builds the optimizer; then it is undone.
         fitter.optimizer.build(fitter.trainable_variables)
         initial = [np.array(variable) for variable in self.variables]
-        self._step(0)
+        self.run_steps = inner_loop(fitter, dataset.train_images, dataset.train_labels)
+        self._steps(0, 1)
         for variable, value in zip(self.variables, initial, strict=True):
             variable.assign(value)
         self.restore()
@@ -159,13 +163,19 @@ class _Run:
                 self.fitter.optimizer.finalize_variable_values(self.plain.trainable_variables)
         return self.plain
 
-    def _step(self, step: int) -> dict[str, float]:
-        chosen = batch_indices(self.trial.seed, step, self.trial.recipe.batch, len(self.images))
-        inputs = (self.images[chosen], np.array([step], dtype=np.int32))
-        logs: dict[str, float] = self.fitter.train_on_batch(
-            inputs, self.labels[chosen], return_dict=True
+    def _steps(self, first: int, count: int) -> Logs:
+        seed, batch = self.trial.seed, self.trial.recipe.batch
+        chosen = [batch_indices(seed, first + n, batch, self.pictures) for n in range(count)]
+        return self.run_steps(np.stack(chosen), first)
+
+    def _at_once(self) -> int:
+        """How many steps the next execution runs: up to the epoch's end, for about a second."""
+        recipe, progress = self.trial.recipe, self.progress
+        to_go = min(
+            recipe.steps - progress.step,
+            recipe.steps_per_epoch - progress.step % recipe.steps_per_epoch,
         )
-        return logs
+        return max(1, min(to_go, CAPACITY, int(EXECUTION_SECONDS / self.step_seconds)))
 
     def to_the_end(self) -> Progress:
         """Run what is left of the trial."""
@@ -186,12 +196,14 @@ class _Run:
             disable=None,
         ) as bar:
             while progress.step < recipe.steps and not self.stopped_early:
+                count = self._at_once()
                 started = time.perf_counter()
-                logs = self._step(progress.step)
+                logs = self._steps(progress.step, count)
                 elapsed = time.perf_counter() - started
+                self.step_seconds = elapsed / count
                 progress.count(logs, elapsed)
-                bar.update(recipe.batch)
-                bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+                bar.update(count * recipe.batch)
+                bar.set_postfix(loss=f"{logs[-1, 0]:.3f}", refresh=False)
                 at_end = progress.step == recipe.steps
                 if at_end or progress.step % recipe.steps_per_epoch == 0:
                     self.end_epoch()

@@ -59,16 +59,17 @@ def test_a_killed_fit_goes_on_to_the_same_bytes(
 ) -> None:
     """Schedule, momentum, second moments, weight average and bfloat16 rounding included."""
     trial = make_trial(tmp_path)
-    step = training.fit._Run._step
+    steps = training.fit._Run._steps
 
-    def dying(run: Any, number: int) -> Any:
-        if number == fatal:
+    def dying(run: Any, first: int, count: int) -> Any:
+        if first == fatal:
             raise KeyboardInterrupt
-        return step(run, number)
+        return steps(run, first, count)
 
     monkeypatch.setattr(training.fit, "CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(training.fit._Run, "_step", dying)
+        patch.setattr(training.fit, "EXECUTION_SECONDS", 0)  # one step at a time
+        patch.setattr(training.fit._Run, "_steps", dying)
         with pytest.raises(KeyboardInterrupt):
             fit(trial, small_dataset)
     said: list[str] = []
@@ -86,15 +87,16 @@ def test_what_is_left_is_plain_float32_with_the_averaged_weights(
     tmp_path: Path, small_dataset: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The average of what every step left, in float64; and validation scores just that net."""
-    step = training.fit._Run._step
+    steps = training.fit._Run._steps
     left: list[list[np.ndarray]] = []
 
-    def watched(run: Any, number: int) -> Any:
-        logs = step(run, number)
+    def watched(run: Any, first: int, count: int) -> Any:
+        logs = steps(run, first, count)
         left.append([np.array(v, np.float64) for v in run.fitter.net.trainable_variables])
         return logs
 
-    monkeypatch.setattr(training.fit._Run, "_step", watched)
+    monkeypatch.setattr(training.fit, "EXECUTION_SECONDS", 0)
+    monkeypatch.setattr(training.fit._Run, "_steps", watched)
     trial = make_trial(tmp_path)
     record = fit(trial, small_dataset)
     _, average, *later = left  # the first is the step that compiles, and was undone
