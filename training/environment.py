@@ -12,6 +12,27 @@ from pathlib import Path
 
 TOOLS = ("keras", "tensorflow", "jax", "numpy", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime")
 
+# Dense TFLOP/s of the makers' data sheets, by what JAX and TensorFlow call the device: float32
+# without TensorFloat-32, and bfloat16 of the tensor cores.
+PEAKS = {
+    "NVIDIA H200": (67, 989),
+    "NVIDIA H100 80GB HBM3": (67, 989),
+    "NVIDIA H100 PCIe": (51, 756),
+    "NVIDIA A100-SXM4-80GB": (19.5, 312),
+    "NVIDIA A100-SXM4-40GB": (19.5, 312),
+    "NVIDIA L4": (30.3, 121),
+}
+
+
+def achieved(images_per_second: float, flop: float, device: str, precision: str) -> str:
+    """The rate in words: images/s, arithmetic of ``flop`` an image, and the share of the peak."""
+    rate = images_per_second * flop
+    said = f"{images_per_second:,.0f} img/s, {rate / 1e9:,.0f} GFLOP/s"
+    if device not in PEAKS:
+        return said
+    peak = PEAKS[device][precision == "bfloat16"]
+    return f"{said}, {rate / 1e12 / peak:.1%} of the {peak} TFLOP/s of {device} in {precision}"
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the tools that are installed."""

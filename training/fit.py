@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from training import nets
+from training.checkpoint import Progress, read_variables, write_variables
 from training.dataset import Dataset, Images, Labels, hold_out
-from training.environment import hardware, versions
+from training.environment import achieved, hardware, versions
 from training.evaluate import predict, score
 from training.loop import CAPACITY, Logs, inner_loop
 from training.step import Fitter, batch_indices, compiled
@@ -44,31 +44,6 @@ HISTORY = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "ima
 # What a trial's folder may hold otherwise than asked: it can be fitted on, and frozen again.
 NOT_OF_THE_FIT = ("recipe.steps", "recipe.freeze_images", "recipe.freeze_batch")
 HOLD_OUT_SEED = 2018  # one hold-out for every trial, so that selections compare like with like
-
-
-@dataclass
-class Progress:
-    """How far a trial is: what a checkpoint holds besides the variables."""
-
-    step: int = 0
-    seconds: float = 0.0  # spent in steps, validation and checkpoints apart
-    epoch_steps: int = 0  # of the epoch under way, as are the three that follow
-    epoch_seconds: float = 0.0
-    loss_sum: float = 0.0
-    accuracy_sum: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_loss: float = math.inf
-    best_step: int = 0
-
-    def count(self, logs: Logs, seconds: float) -> None:
-        """Add steps, with the loss and accuracy of each, and how long they took together."""
-        self.step += len(logs)
-        self.epoch_steps += len(logs)
-        self.seconds += seconds
-        self.epoch_seconds += seconds
-        for loss, accuracy in logs.tolist():  # one by one: the sum is the same however they came
-            self.loss_sum += loss
-            self.accuracy_sum += accuracy
 
 
 def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -105,7 +80,11 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
         write_record(trial.folder, record)
         run = _Run(trial, fitter, dataset, training_mean, validation, say)
         progress = run.to_the_end()
-        return _finish(trial, run.kept(), record, progress)
+        record = _finish(trial, run.kept(), record, progress)
+        rate, device = record["outcome"]["images_per_second"], record["hardware"]
+        said = achieved(rate, nets.TRAINING_FLOP, device, trial.recipe.precision)
+        say(f"{trial.variant.name} seed {trial.seed}: {progress.step:,} steps at {said}")
+        return record
 
 
 class _Run:
@@ -245,7 +224,7 @@ class _Run:
         if whole and scores.loss < progress.best_loss:
             progress.best_loss, progress.best_step = scores.loss, progress.step
             if self.trial.keep_best:
-                self.write_variables(self.trial.folder / "best.npz", kept.variables)
+                write_variables(self.trial.folder / "best.npz", kept.variables, progress)
         self.write_history()
         if whole:
             progress.epoch_steps = 0
@@ -260,20 +239,9 @@ class _Run:
         path = self.trial.folder / "history.csv"
         write_atomically(path, lambda passing: passing.write_text(text.getvalue()))
 
-    def write_variables(self, path: Path, variables: list[Any]) -> None:
-        """The variables' values and the progress, as one file."""
-        arrays = {f"{index:04d}": np.array(value) for index, value in enumerate(variables)}
-        progress = np.array(json.dumps(asdict(self.progress)))
-
-        def write(passing: Path) -> None:
-            with passing.open("wb") as file:
-                np.savez(file, allow_pickle=False, progress=progress, **arrays)
-
-        write_atomically(path, write)
-
     def save(self) -> None:
         """Write the checkpoint."""
-        self.write_variables(self.checkpoint, self.variables)
+        write_variables(self.checkpoint, self.variables, self.progress)
 
     def restore(self) -> None:
         """Go back to the checkpoint, if there is one."""
@@ -292,16 +260,6 @@ class _Run:
                 f"{self.trial.recipe.steps:,} asked for; ask for as many, or remove the folder "
                 "to start over"
             )
-
-
-def read_variables(path: Path, variables: list[Any]) -> Progress:
-    """Assign what ``path`` holds to ``variables`` and return the progress written with it."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        if len(stored.files) != len(variables) + 1:
-            raise ValueError(f"{len(stored.files) - 1} variables, not {len(variables)}")
-        for index, variable in enumerate(variables):
-            variable.assign(stored[f"{index:04d}"])
-        return Progress(**json.loads(str(stored["progress"])))
 
 
 def _finish(

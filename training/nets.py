@@ -19,6 +19,8 @@ from training.recipes import Recipe
 from training.variants import Variant
 
 WIDTHS = (60, 60, 60, 60, 100)
+MULTIPLY_ADDS = 57.2e6  # of a picture, forward
+TRAINING_FLOP = 3 * 2 * MULTIPLY_ADDS  # of a picture: the backward pass is two forward ones
 LOGITS = "logits"
 # Times 1/sqrt(fan in): the standard deviation that carries the variance from layer to layer. ReLU
 # lets half of it through (He et al. 2015); the sigmoid is half a tanh of half its input, for which
