@@ -2,8 +2,8 @@
 
     python -m benchmarks.training
 
-Four ways to train the same net (``relu_with_bn``, batch 80; three by the article's recipe), each in a
-process of its own, in turns, so that a busy moment of the machine hits all of them:
+Four ways to train ``relu_with_bn`` in batches of 80, three of them by the article's recipe, each in
+a process of its own, in turns, so that a busy moment of the machine hits all of them:
 
     a  this project's loop: uint8 pictures on the device, augmentation and the loop compiled
     b  the same step fed with ready-made float batches, no augmentation
@@ -125,7 +125,7 @@ def work(way: str, steps: int) -> None:
 
 
 def fused(images: Any, labels: Any, steps: int, recipe: str = "article") -> Any:
-    """(a, m) The steps of ``training.loop``, a round an execution, with their picking of pictures."""
+    """(a, m) ``training.loop``, a round an execution, with its picking of pictures."""
     from training import nets
     from training.loop import inner_loop
     from training.step import batch_indices, compiled
