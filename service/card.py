@@ -47,7 +47,10 @@ class CardError(ValueError):
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights came about: ``images`` seen in all, wall-clock ``seconds`` of the fit."""
+    """How the weights came about: ``images`` seen in all, wall-clock ``seconds`` of the fit.
+
+    ``precision`` is what the fit computed in; weights, scores and the file are float32 always.
+    """
 
     steps: int
     epochs: int
@@ -57,6 +60,7 @@ class Training:
     seconds: float
     hardware: str
     backend: str
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
