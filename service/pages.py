@@ -34,7 +34,7 @@ from service.problems import Problem
 from service.repository import Model, UnknownModelError
 from service.samples import examples, find
 from service.state import NO_MODELS, repository, settings
-from service.study import StudyError, read_study
+from service.study import StudyError, read_studies
 from service.uploads import BAD_UPLOAD, FIELD, UPLOAD, read_upload
 
 POLICY = (
@@ -62,18 +62,17 @@ def index() -> Response:
     shown = examples(datasets)
     look = first_look(repository(), shown[0])
     try:
-        study, fault = read_study(settings().models_dir), None
+        studies, fault = read_studies(settings().models_dir), None
     except StudyError as error:
-        study, fault = None, str(error)
+        studies, fault = (), str(error)
     normalized = [model for model in models if model.card.frozen.layers]
     return _html(
         "page.html",
         look=look,
         latencies={each.model.variant: each.milliseconds for each in look.answers},
         examples=shown,
-        study=study,
+        studies=[(study, curves(study, len(models[0].card.classes))) for study in studies],
         study_fault=fault,
-        panels=curves(study, len(models[0].card.classes)) if study else (),
         frozen=list(zip(normalized, shifts(m.card.frozen.layers for m in normalized), strict=True)),
         models=[m for versions in repository().models.values() for m in versions.values()],
         newest=models,

@@ -18,7 +18,9 @@ COMPARISON = json.loads((MODELS / "comparison.json").read_text())
 
 
 def row(page: Page, variant: str) -> list[str]:
-    cells = page.locator(f"#study tbody tr.{variant} > *").all_inner_texts()
+    cells = page.locator(
+        f"#study [data-recipe={COMPARISON['recipe']}] tbody tr.{variant} > *"
+    ).all_inner_texts()
     return [re.sub(r"\s", " ", cell) for cell in cells]
 
 
@@ -35,11 +37,12 @@ def test_the_table_is_the_comparisons(page: Page) -> None:
 
 def test_a_box_shows_and_hides_its_variant_in_every_chart(page: Page) -> None:
     parts = page.locator(".chart [data-variant=relu_with_bn]")
-    assert parts.count() == 4  # a curve and the article's mark, in two charts
+    # A curve and the article's mark, in the two charts of each recipe.
+    assert parts.count() == 4 * (1 + len(COMPARISON.get("also", [])))
     box = page.get_by_role("checkbox", name="relu with bn")
     for wanted in (False, True):
         box.set_checked(wanted)
-        for index in range(4):
+        for index in range(parts.count()):
             expect(parts.nth(index)).to_be_visible(visible=wanted)
         assert page.locator(".chart [data-variant=sigmoid_with_bn]").first.is_visible()
 
