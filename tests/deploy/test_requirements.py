@@ -45,7 +45,7 @@ def installed(name: str, python: str) -> dict[str, str]:
 def test_an_image_holds_the_versions_that_the_tests_run_on(name: str, python: str) -> None:
     image, tested = installed(name, python), installed("dev", python)
     both = image.keys() & tested.keys() - RUNTIMES
-    assert {"flask", "granian", "numpy", "pillow"} <= both
+    assert {"flask", "gunicorn", "numpy", "pillow"} <= both
     assert {name: image[name] for name in both} == {name: tested[name] for name in both}
 
 
