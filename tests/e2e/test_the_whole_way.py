@@ -150,6 +150,16 @@ def test_compare_answers_for_every_variant_and_the_cards_tell_the_truth(
         assert card["dataset"]["name"] == "synthetic"
 
 
+def test_the_page_shows_the_models_and_their_study(exported: Path, service: str) -> None:
+    page = requests.get(service, timeout=30).text
+    assert "trained on drawn pictures, not on photographs" in " ".join(page.split())
+    assert "2 of the study's four variants" in " ".join(page.split())
+    content = json.loads((exported / "exported_models" / "comparison.json").read_text())
+    for row in content["summary"]:
+        assert f"{100 * row['before']['top1']['mean']:.1f}\u202f%" in page
+        assert f'class="curve {row["variant"]}"' in page
+
+
 def test_the_comparison_stands_beside_the_models(exported: Path) -> None:
     models = exported / "exported_models"
     content = json.loads((models / "comparison.json").read_text())

@@ -6,6 +6,7 @@ import hmac
 import logging
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ from service.logs import flush
 from service.settings import Settings, key_digest
 from tests.service.hostile import PHOTO
 from tests.service.test_api import assert_problem
-from tests.service.tiny import encode
+from tests.service.tiny import VARIANTS, encode
 
 KEYS = ("first-key-of-the-service", "second-key/with+signs=")
+PAGES = {"/", "/answers"}
+STATIC = "/static/<path:name>"
 OPEN = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 PNG = encode(PHOTO)
 
@@ -43,6 +46,10 @@ def assert_refused(
         assert response.data == b""
     elif response.request.path.startswith("/v2"):
         assert list(response.json) == ["error"]
+    elif response.request.path in PAGES or response.request.path.endswith(".onnx"):
+        assert response.mimetype == "text/html"
+        assert "asks for a key" in response.text
+        assert not any(variant in response.text for variant in VARIANTS)
     else:
         assert_problem(response, 401)
 
@@ -56,8 +63,32 @@ def test_every_route_but_health_refuses_without_a_key(app: Flask, client: FlaskC
             response = client.open(path, method=method)
             if rule.rule in OPEN:
                 assert response.status_code == 200, rule
+            elif rule.rule == STATIC:  # the page's own files, of which none is called so
+                assert response.status_code == (200 if method == "OPTIONS" else 404), rule
             else:
                 assert_refused(response)
+
+
+def test_the_open_files_are_those_of_this_repository(client: FlaskClient, models_dir: Path) -> None:
+    folder = Path(__file__).parents[2] / "service" / "static"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 15
+    for path in files:
+        response = client.get(f"/static/{path.relative_to(folder).as_posix()}")
+        assert response.status_code == 200
+        assert response.data == path.read_bytes()
+    for name in (
+        "../app.py",
+        "..%2fapp.py",
+        "%2e%2e/app.py",
+        "examples/../../app.py",
+        "/etc/passwd",
+        f"/{models_dir}/manifest.json",
+        "examples",
+        "",
+        "page.css%00",
+    ):
+        assert client.get(f"/static/{name}").status_code in (401, 404), name
 
 
 def test_a_route_that_is_added_refuses_too(settings: Settings) -> None:

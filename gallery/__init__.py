@@ -1,0 +1,1 @@
+"""Draws the example pictures of the service's page: ``python -m gallery``."""

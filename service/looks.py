@@ -1,0 +1,156 @@
+"""What the nets see of one picture, and what each of them says: the middle of the page.
+
+In: the models, and a picture as the nets take it. Out: a ``Look``, which templates show.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.answers import Guess, top
+from service.pictures import decode
+from service.repository import Model, Repository
+from service.samples import Example
+
+TOP = 5
+RUNS = 7
+"""Of one picture by itself, of which the median is a model's latency here."""
+
+ACTIVATIONS = ("relu", "sigmoid")
+NORMALIZATIONS = ("batch", None)
+SCALES = (0.1, 0.25, 0.5, 1.0)
+"""Where the bars may end: the least that holds the longest one of all nets."""
+
+Compute = Callable[[Model, NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model says; ``milliseconds`` are of its run, and of waiting for a free runner."""
+
+    model: Model
+    guesses: tuple[Guess, ...]
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in the study's square, with the answer of the model that stands there, if any."""
+
+    activation: str
+    normalization: str | None
+    variant: str
+    answer: Answer | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """One picture: its pixels as colours, row by row, and the square of answers to it.
+
+    ``scale`` is the probability at which a bar ends, ``chance`` that of a blind guess. ``example``
+    or else ``name`` says which picture it was; a pasted one may have neither.
+    """
+
+    example: Example | None
+    name: str | None
+    pixels: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    default: Answer
+    scale: float
+    chance: float
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """Every answer, in the order of the square."""
+        return tuple(cell.answer for row in self.rows for cell in row if cell.answer)
+
+
+def newest(repository: Repository) -> list[Model]:
+    """The newest version of every variant, in the manifest's order."""
+    return [repository.get(variant) for variant in repository.models]
+
+
+def look_of(
+    repository: Repository,
+    pixels: NDArray[np.uint8],
+    compute: Compute,
+    *,
+    example: Example | None = None,
+    name: str | None = None,
+    spent: Mapping[str, float] | None = None,
+) -> Look:
+    """Have every variant answer: ``pixels`` are uint8 [32, 32, 3].
+
+    ``spent``, if given, has each variant's milliseconds once it has been computed.
+    """
+    answers = {}
+    for model in newest(repository):
+        started = time.perf_counter()
+        row = compute(model, pixels[None])[0]
+        took = 1000 * (time.perf_counter() - started) if spent is None else spent[model.variant]
+        answers[model.variant] = Answer(model, tuple(top(row, model.card, TOP)), took)
+    longest = max(answer.guesses[0]["probability"] for answer in answers.values())
+    default = answers[repository.default]
+    return Look(
+        example=example,
+        name=name,
+        pixels=tuple(tuple("#" + bytes(each).hex() for each in row) for row in pixels),
+        rows=_square(list(answers.values())),
+        default=default,
+        scale=next(scale for scale in SCALES if longest <= scale or scale == SCALES[-1]),
+        chance=1 / len(default.model.card.classes),
+    )
+
+
+@lru_cache(maxsize=4)
+def first_look(repository: Repository, example: Example) -> Look:
+    """The look that the page opens with, whose milliseconds are each the median of ``RUNS`` runs.
+
+    Computed once, beside the engine: it counts as nobody's request.
+    """
+    spent: dict[str, float] = {}
+
+    def run(model: Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        times = []
+        for _ in range(RUNS):
+            started = time.perf_counter()
+            rows = model.run(images)
+            times.append(1000 * (time.perf_counter() - started))
+        spent[model.variant] = statistics.median(times)
+        return rows
+
+    return look_of(repository, pixels_of(example), run, example=example, spent=spent)
+
+
+def pixels_of(example: Example) -> NDArray[np.uint8]:
+    """An example as the nets take it: uint8 [32, 32, 3]."""
+    return decode(example.content, max_pixels=1 << 20)
+
+
+def _square(answers: Sequence[Answer]) -> tuple[tuple[Cell, ...], ...]:
+    """A row for each activation, a column for each normalization: the study's, then others."""
+    placed: dict[tuple[str, str | None], list[Answer]] = {}
+    for answer in answers:
+        card = answer.model.card
+        placed.setdefault((card.activation, card.normalization), []).append(answer)
+    activations = dict.fromkeys([*ACTIVATIONS, *(activation for activation, _ in placed)])
+    columns = dict.fromkeys([*NORMALIZATIONS, *(normalization for _, normalization in placed)])
+    rows = []
+    for activation in activations:
+        found = [placed.get((activation, normalization), []) for normalization in columns]
+        for index in range(max(1, *map(len, found))):
+            here = [answers[index] if index < len(answers) else None for answers in found]
+            rows.append(tuple(map(_cell, [activation] * len(here), columns, here)))
+    return tuple(rows)
+
+
+def _cell(activation: str, normalization: str | None, answer: Answer | None) -> Cell:
+    name = f"{activation}_{'without_bn' if normalization is None else 'with_bn'}"
+    return Cell(activation, normalization, answer.model.variant if answer else name, answer)

@@ -1,0 +1,79 @@
+// Reads the study's charts: hover, touch or arrow keys move a line, and what stands there is told
+// below the chart in words. The boxes above the charts show and hide variants.
+
+function marks(chart) {
+  return [...chart.querySelectorAll("[data-step]")].filter((mark) => !mark.closest(".off"));
+}
+
+function steps(chart) {
+  return [...new Set(marks(chart).map((mark) => Number(mark.dataset.step)))].sort((a, b) => a - b);
+}
+
+// Where a step stands, in pixels from the plot's left.
+function place(chart, step) {
+  const mark = marks(chart).find((each) => Number(each.dataset.step) === step);
+  const box = mark.getBoundingClientRect();
+  return box.left + box.width / 2 - chart.querySelector(".plot").getBoundingClientRect().left;
+}
+
+function read(chart, step) {
+  chart.dataset.at = step;
+  chart.classList.add("reading-on");
+  const cursor = chart.querySelector(".cursor");
+  const x = place(chart, step);
+  cursor.setAttribute("x1", x);
+  cursor.setAttribute("x2", x);
+  const text = [`step ${step.toLocaleString("en")}`];
+  for (const mark of marks(chart).filter((each) => Number(each.dataset.step) === step)) {
+    const owner = mark.closest("[data-variant]");
+    const name = owner.dataset.variant.replaceAll("_", " ");
+    const what = mark.matches(".frozen") ? " frozen" : owner.matches(".reference") ? ", 2018" : "";
+    const bold = document.createElement("b");
+    bold.className = owner.dataset.variant;
+    bold.textContent = mark.dataset.text;
+    text.push(" · ", `${name}${what} `, bold);
+  }
+  chart.querySelector(".reading").replaceChildren(...text);
+}
+
+function nearest(chart, x) {
+  const all = steps(chart);
+  if (!all.length) return null;
+  const left = chart.querySelector(".plot").getBoundingClientRect().left;
+  const distance = (step) => Math.abs(place(chart, step) + left - x);
+  return all.reduce((best, step) => (distance(step) < distance(best) ? step : best));
+}
+
+function follow(event) {
+  const chart = event.target.closest?.(".chart");
+  if (!chart || !event.target.closest(".plot")) return;
+  const step = nearest(chart, event.clientX);
+  if (step !== null && String(step) !== chart.dataset.at) read(chart, step);
+}
+
+document.addEventListener("pointermove", follow);
+document.addEventListener("pointerdown", follow);
+
+document.addEventListener("keydown", (event) => {
+  const chart = event.target.closest?.(".chart");
+  if (!chart || !["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) return;
+  const all = steps(chart);
+  if (!all.length) return;
+  event.preventDefault();
+  const at = all.indexOf(Number(chart.dataset.at));
+  const last = all.length - 1;
+  const next = { ArrowLeft: at < 0 ? last : Math.max(0, at - 1), ArrowRight: Math.min(last, at + 1), Home: 0, End: last };
+  read(chart, all[next[event.key]]);
+});
+
+document.addEventListener("change", (event) => {
+  if (!event.target.closest(".toggles")) return;
+  for (const part of document.querySelectorAll(`.chart [data-variant="${event.target.value}"]`)) {
+    part.classList.toggle("off", !event.target.checked);
+  }
+  for (const chart of document.querySelectorAll(".chart.reading-on")) {
+    const step = Number(chart.dataset.at);
+    if (steps(chart).includes(step)) read(chart, step);
+    else chart.classList.remove("reading-on");
+  }
+});

@@ -1,0 +1,136 @@
+"""The study beside the models: ``comparison.json`` in, what the page's table and charts show out.
+
+The file is the trainer's (``python -m training compare``). It may be missing, and it may say more
+than is read here; where it says less, or something else, ``StudyError`` tells what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "comparison.json"
+
+
+class StudyError(Exception):
+    """The comparison cannot be shown; the message says why."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The net after one epoch, on the validation pictures; ``loss`` is in nats."""
+
+    epoch: int
+    step: int
+    top1: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One trial: its epochs, and what it scores frozen (None: it has not been)."""
+
+    variant: str
+    seed: int
+    epochs: tuple[Epoch, ...]
+    frozen: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant, over ``n`` trials; a score is its mean, None where there is none."""
+
+    variant: str
+    n: int
+    steps: int
+    seconds: float
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None] | None
+    gain: float | None
+    article: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything; ``article_steps`` is where the article's nets ended, None where unknown."""
+
+    recipe: str
+    dataset: str
+    test_images: int
+    hardware: tuple[str, ...]
+    rows: tuple[Row, ...]
+    curves: tuple[Curve, ...]
+    article: Mapping[str, Mapping[str, float]]
+    article_steps: int | None
+
+
+def read_studies(folder: Path) -> tuple[Study, ...]:
+    """Read ``folder``'s comparison: a study for every recipe. Raises ``StudyError``."""
+    try:
+        content = json.loads((folder / FILE).read_text())
+    except FileNotFoundError:
+        raise StudyError(f'there is no {FILE} beside the models; "make export" writes it') from None
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{FILE} cannot be read: {error}") from None
+    try:
+        # The first recipe stands in the document itself, the others, in the same fields, beside it.
+        return tuple(_study({**content, **each}) for each in ({}, *content.get("also", ())))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise StudyError(
+            f'{FILE} is not as "make export" writes it ({type(error).__name__}: {error})'
+        ) from None
+
+
+def _study(content: Any) -> Study:
+    article = content.get("article") or {}
+    reference = content.get("article_reference") or {}
+    trials = content["trials"]
+    return Study(
+        recipe=str(content["recipe"]),
+        dataset=str(content["dataset"]["name"]),
+        test_images=int(content["dataset"]["test_images"]),
+        hardware=tuple(sorted({str(trial["hardware"]) for trial in trials})),
+        rows=tuple(_row(row, article.get(row["variant"])) for row in content["summary"]),
+        curves=tuple(map(_curve, trials)),
+        article=article,
+        article_steps=int(reference["steps"]) if article and "steps" in reference else None,
+    )
+
+
+def _row(row: Any, article: Mapping[str, float] | None) -> Row:
+    after = row["after"]
+    return Row(
+        variant=str(row["variant"]),
+        n=int(row["n"]),
+        steps=int(row["steps"][-1]),
+        seconds=float(row["seconds"]),
+        before=_means(row["before"]),
+        after=_means(after) if after else None,
+        gain=_finite(row["gain"]),
+        article=article,
+    )
+
+
+def _curve(trial: Any) -> Curve:
+    freeze = trial.get("freeze")
+    return Curve(
+        variant=str(trial["variant"]),
+        seed=int(trial["seed"]),
+        epochs=tuple(
+            Epoch(int(e["epoch"]), int(e["step"]), float(e["val_accuracy"]), float(e["val_loss"]))
+            for e in trial["history"]
+        ),
+        frozen=freeze["after"] if freeze and freeze["kind"] == "population" else None,
+    )
+
+
+def _means(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+    return {key: _finite(figure["mean"]) for key, figure in figures.items()}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,92 @@
+"""Numbers and names in the words of the page."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+ACTIVATIONS = {"relu": "ReLU", "sigmoid": "sigmoid"}
+THIN = "\u202f"  # between a number and its unit, which stay together
+
+
+def percent(share: float | None, places: int = 1) -> str:
+    """0.3521 -> "35.2 %"."""
+    return "—" if share is None else f"{decimal(100 * share, places)}{THIN}%"
+
+
+def guess(share: float) -> str:
+    """A probability: 0.9512 -> "95 %", 0.0123 -> "1.2 %", 0.0003 -> "< 0.1 %"."""
+    if share < 0.0005:
+        return f"<{THIN}0.1{THIN}%"
+    return percent(share, 0 if share >= 0.0995 else 1)
+
+
+def points(gain: float | None) -> str:
+    """0.0264 -> "+2.64 points"."""
+    return "—" if gain is None else f"{decimal(100 * gain, 2, sign=True)} points"
+
+
+def decimal(value: float, places: int, *, sign: bool = False) -> str:
+    """A number with so many places and a proper minus sign."""
+    if not math.isfinite(value):
+        return "—"
+    text = f"{value:+.{places}f}" if sign else f"{value:.{places}f}"
+    return text.replace("-", "\u2212")
+
+
+def thousands(value: float) -> str:
+    """40000 -> "40,000"."""
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """2163.7 -> "36 min"; 45 -> "45 s"; 9000 -> "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f}{THIN}s"
+    return f"{seconds / 60:.0f}{THIN}min" if seconds < 5400 else f"{seconds / 3600:.1f}{THIN}h"
+
+
+def milliseconds(value: float) -> str:
+    """2.2345 -> "2.2 ms"."""
+    return f"{value:.1f}{THIN}ms" if value < 100 else f"{value:.0f}{THIN}ms"
+
+
+def size(count: int) -> str:
+    """1677964 -> "1.7 MB"."""
+    return f"{count / 1e6:.1f}{THIN}MB" if count >= 1e5 else f"{count / 1e3:.1f}{THIN}kB"
+
+
+def plain(name: str) -> str:
+    """A name without its underscores: "aquarium_fish" -> "aquarium fish"."""
+    return name.replace("_", " ")
+
+
+def activation(name: str) -> str:
+    """As the field writes it: "relu" -> "ReLU"."""
+    return ACTIVATIONS.get(name, name)
+
+
+def normalization(name: str | None) -> str:
+    """What stands in the study's columns."""
+    return "no batch norm" if name is None else "batch norm" if name == "batch" else f"{name} norm"
+
+
+def shell(word: str) -> str:
+    """A word, quoted where a shell needs it."""
+    return shlex.quote(word)
+
+
+FILTERS = (
+    percent,
+    guess,
+    points,
+    decimal,
+    thousands,
+    duration,
+    milliseconds,
+    size,
+    plain,
+    activation,
+    normalization,
+    shell,
+)

@@ -1,0 +1,197 @@
+"""What the page explains: the study's charts and table, the freeze, the cards, the knobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+import requests
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import MODELS, Opener
+from tests.browser.study import twenty_epochs
+
+COMPARISON = json.loads((MODELS / "comparison.json").read_text())
+RECIPE = COMPARISON["recipe"]
+
+
+def row(page: Page, variant: str) -> list[str]:
+    cells = page.locator(f"#study [data-recipe={RECIPE}] tbody tr.{variant} > *").all_inner_texts()
+    return [re.sub(r"\s", " ", cell) for cell in cells]
+
+
+def test_the_table_is_the_comparisons(page: Page) -> None:
+    for summary in COMPARISON["summary"]:
+        name = summary["variant"]
+        cells = row(page, name)
+        assert cells[1] == f"{100 * COMPARISON['article'][name]['top1']:.1f} %"
+        assert cells[2] == f"{100 * summary['before']['top1']['mean']:.1f} %"
+        assert cells[3] == f"{100 * summary['after']['top1']['mean']:.1f} %"
+        assert cells[7].startswith(f"{summary['seconds'] / 60:.0f}")
+        assert float(cells[8].removesuffix(" ms")) > 0
+
+
+def test_a_box_shows_and_hides_its_variant_in_every_chart(page: Page) -> None:
+    parts = page.locator(".chart [data-variant=relu_with_bn]")
+    # A curve and the article's mark, in the two charts of each recipe.
+    assert parts.count() == 4 * (1 + len(COMPARISON.get("also", [])))
+    box = page.get_by_role("checkbox", name="relu with bn")
+    for wanted in (False, True):
+        box.set_checked(wanted)
+        for index in range(parts.count()):
+            expect(parts.nth(index)).to_be_visible(visible=wanted)
+        assert page.locator(".chart [data-variant=sigmoid_with_bn]").first.is_visible()
+
+
+def test_hovering_tells_the_values_of_what_is_shown(page: Page) -> None:
+    chart = page.locator(".chart").first
+    chart.scroll_into_view_if_needed()
+    plot = chart.locator(".plot").bounding_box()
+    assert plot is not None
+    page.mouse.move(plot["x"] + plot["width"] - 3, plot["y"] + 40)
+    reading = chart.locator(".reading")
+    for name, score in COMPARISON["article"].items():
+        words = f"{name.replace('_', ' ')}, 2018 {100 * score['top1']:.1f} %"
+        expect(reading).to_contain_text(words.replace(" %", "\u202f%"))
+    page.get_by_role("checkbox", name="relu with bn").uncheck()
+    expect(reading).not_to_contain_text("relu with bn")
+    expect(reading).to_contain_text("relu without bn")
+
+
+def test_marks_stand_where_their_values_say(page: Page) -> None:
+    """The pixel of every mark, against the axis' own labels."""
+    chart = page.locator(".chart").first
+    ticks = {
+        float(text.removesuffix(" %").strip()) / 100: box
+        for text, box in chart.locator(".plot text.y").evaluate_all(
+            "all => all.map((t) => [t.textContent, Number(t.getAttribute('y').replace('%', ''))])"
+        )
+    }
+    low, high = min(ticks), max(ticks)
+    trial = next(each for each in COMPARISON["trials"] if each["variant"] == "relu_with_bn")
+    for selector, value in (
+        (".curve.relu_with_bn .epoch", trial["history"][-1]["val_accuracy"]),
+        (".curve.relu_with_bn .frozen", trial["freeze"]["after"]["top1"]),
+    ):
+        place = float(chart.locator(selector).last.get_attribute("cy").rstrip("%"))  # type: ignore[union-attr]
+        expected = ticks[low] + (value - low) / (high - low) * (ticks[high] - ticks[low])
+        assert place == pytest.approx(expected, abs=0.01)
+
+
+def test_nets_that_do_not_reach_the_articles_are_named(page: Page) -> None:
+    best = {}
+    for entry in json.loads((MODELS / "manifest.json").read_text())["models"]:
+        best[entry["variant"]] = entry["top1"]  # the newest version stands last
+    short = [name for name, top1 in best.items() if top1 < COMPARISON["article"][name]["top1"]]
+    assert page.locator("#note-short").count() == bool(short)
+    for name in short:
+        expect(page.locator("#note-short")).to_contain_text(name.replace("_", " "))
+
+
+def test_a_long_study_is_drawn_epoch_by_epoch(
+    open_page: Opener, tmp_path: Path, serve_with: object
+) -> None:
+    content = twenty_epochs(COMPARISON)
+    url = serve_with(json.dumps(content))  # type: ignore[operator]
+    page = open_page(url)
+    assert page.locator(".chart").first.locator(".curve.relu_with_bn .epoch").count() == 20
+    chart = page.locator(".chart").first
+    chart.focus()
+    page.keyboard.press("Home")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    trial = next(each for each in content["trials"] if each["variant"] == "relu_with_bn")
+    fifth = trial["history"][4]
+    reading = chart.locator(".reading")
+    expect(reading).to_contain_text(f"step {fifth['step']:,}")
+    expect(reading).to_contain_text(f"relu with bn {100 * fifth['val_accuracy']:.1f}\u202f%")
+
+
+def test_the_freeze_is_the_cards(page: Page, url: str) -> None:
+    for variant in ("relu_with_bn", "sigmoid_with_bn"):
+        card = requests.get(f"{url}/models/{variant}", timeout=10).json()["card"]
+        article = page.locator(f"article.thaw.{variant}")
+        score = card["evaluation"]
+        gain = article.locator(".gain").inner_text().replace("\u202f", " ")
+        assert f"{100 * score['before_freeze']['top1']:.1f} %" in gain
+        assert f"{100 * score['after_freeze']['top1']:.1f} %" in gain
+        charts = article.locator("svg.plot")
+        assert charts.count() == 2
+        for index, field in enumerate(("mean_shift_sd", "variance_ratio")):
+            words = charts.nth(index).get_attribute("aria-label")
+            assert words is not None
+            for layer in card["frozen"]["layers"]:
+                median = f"{layer[field][2]:.2f}".replace("-", "\u2212")
+                assert f"{layer['name']}, " in words
+                assert f"median {median}" in words
+            assert charts.nth(index).locator(".box").count() == len(card["frozen"]["layers"])
+
+
+def test_a_card_says_everything_and_hands_out_the_file(page: Page, url: str) -> None:
+    details = page.locator("details.card.sigmoid_with_bn")
+    details.locator("summary").first.click()
+    model = requests.get(f"{url}/models/sigmoid_with_bn", timeout=10).json()
+    text = details.inner_text().replace("\u202f", " ")
+    card = model["card"]
+    wanted = [
+        model["sha256"],
+        model["file"],
+        model["provider"],
+        card["recipe"],
+        f"seed {card['seed']}",
+        f"{card['training']['steps']:,} steps of {card['training']['batch']}",
+        f"{card['training']['images']:,} pictures",
+        str(card["training"]["learning_rate"]),
+        card["training"]["hardware"],
+        card["training"]["backend"],
+        card["dataset"]["name"],
+        card["dataset"]["checksum"],
+        f"{card['dataset']['train_images']:,}",
+        f"{card['training_mean']:.3f}",
+        f"{card['frozen']['images']:,} training pictures in {card['frozen']['batches']} batches",
+        f"{100 * card['evaluation']['before_freeze']['top5']:.2f} %",
+        f"{card['evaluation']['after_freeze']['loss']:.4f}",
+        f"{card['parity']['max_abs_error']:.1e}",
+        card["created"],
+        *(f"{name} {version}" for name, version in card["tools"].items()),
+    ]
+    assert [each for each in wanted if each not in text] == []
+    details.locator("details summary").click()
+    classes = details.locator(".classes").inner_text()
+    assert all(name.replace("_", " ") in classes for name in card["classes"])
+    with page.expect_download() as download:
+        details.get_by_role("link", name="Download the ONNX file").click()
+    content = Path(download.value.path()).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == model["sha256"]
+    assert download.value.suggested_filename == "sigmoid_with_bn-1.onnx"
+
+
+def test_the_knobs_show_why_a_moving_average_is_late(page: Page) -> None:
+    says = page.locator("#lag-says")
+
+    def off(momentum: float, drift: float) -> tuple[float, float]:
+        for name, value in (("momentum", momentum), ("drift", drift)):
+            page.locator(f"#{name}").fill(str(value))
+        late, frozen = re.findall("([0-9.]+) \u03c3", says.inner_text())
+        return float(late), float(frozen)
+
+    slow, fast = off(0.9, 5), off(0.99, 5)
+    assert fast[0] > slow[0]
+    # A drifting mean is followed 1 / (1 - momentum) steps late.
+    assert off(0.99, 10)[0] == pytest.approx(2 * fast[0], abs=0.06)
+    assert off(0.99, 0)[0] < 0.03
+    assert all(each[1] <= 0.04 for each in (slow, fast))
+
+
+def test_every_link_of_the_page_answers(page: Page, url: str) -> None:
+    links = page.locator("a[href]").evaluate_all("all => all.map((a) => a.getAttribute('href'))")
+    paths = {link for link in links if link.startswith("/") and link.split("#")[0] != "/docs"}
+    assert len(paths) > 20
+    for path in paths:
+        assert requests.get(url + path, timeout=10).status_code == 200, path
+    anchors = {link.split("#")[1] for link in links if "#" in link}
+    for anchor in anchors:
+        assert page.locator(f"#{anchor}").count() == 1, anchor

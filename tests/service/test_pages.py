@@ -1,0 +1,242 @@
+"""The page as HTML: its headers, its form without a script, its files and its downloads."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import json
+import re
+import shutil
+import socket
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from service.app import create_app
+from service.assets import address, names
+from service.engine import Engine, OverloadedError
+from service.settings import Settings
+from service.study import StudyError, read_studies
+from tests.service.hostile import BAD, PHOTO
+from tests.service.tiny import encode
+
+PNG = encode(PHOTO)
+SHIPPED = Path(__file__).parents[2] / "exported_models"
+
+
+def guesses(page: str) -> dict[str, list[tuple[str, float]]]:
+    """Label and probability of every guess, by variant."""
+    found = {}
+    for net in re.findall(r"<article class=\"net.*?</article>", page, re.DOTALL):
+        variant = re.search(r'data-variant="([^"]+)"', net)
+        if variant:
+            labels = re.findall(r'title="([^"]+), of [^"]+"', net)
+            values = [float(value) for value in re.findall(r'<data value="([^"]+)"', net)]
+            found[variant[1]] = list(zip(labels, values, strict=True))
+    return found
+
+
+def compared(client: FlaskClient, data: bytes) -> dict[str, list[tuple[str, float]]]:
+    answer = client.post("/compare", data=data).json["images"][0]["variants"]
+    return {
+        variant: [(each["label"], each["probability"]) for each in top]
+        for variant, top in answer.items()
+    }
+
+
+def test_the_form_answers_as_compare_does(client: FlaskClient) -> None:
+    response = client.post("/answers", data={"image": (BytesIO(PNG), "a.png")})
+    assert response.status_code == 200
+    assert guesses(response.text) == compared(client, PNG)
+    assert "a.png" in response.text
+
+
+def test_an_example_answers_by_its_address(client: FlaskClient) -> None:
+    folder = Path(__file__).parents[2] / "service" / "static" / "examples"
+    for entry in json.loads((folder / "index.json").read_text()):
+        response = client.get("/answers", query_string={"example": entry["name"]})
+        assert guesses(response.text) == compared(client, (folder / entry["file"]).read_bytes())
+    assert client.get("/answers?example=<b>").status_code == 404
+    assert "&lt;b&gt;" in client.get("/answers?example=<b>").text
+    assert client.get("/answers").headers["Location"] == "/"
+
+
+@pytest.mark.parametrize("kind", sorted(BAD))
+def test_problems_are_told_in_the_apis_words(client: FlaskClient, kind: str) -> None:
+    status, make = BAD[kind]
+    data = make()
+    response = client.post("/answers", data=data, content_type="image/png")
+    assert response.status_code == status
+    assert response.mimetype == "text/html"
+    problem = client.post("/predict", data=data, content_type="image/png").json
+    assert html.escape(problem["detail"], quote=True) in response.text.replace(
+        "&#34;", "&quot;"
+    ).replace("&#39;", "&#x27;")
+
+
+def test_an_overloaded_engine_is_told_with_its_headers(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OverloadedError
+
+    monkeypatch.setattr(Engine, "run", refuse)
+    response = client.post("/answers", data=PNG)
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "1"
+    assert "too many pictures are waiting already" in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/answers?example=sea"),
+        ("POST", "/answers"),
+        ("GET", "/answers?example=x"),
+    ],
+)
+def test_pages_allow_their_own_files_and_nothing_else(
+    client: FlaskClient, method: str, path: str
+) -> None:
+    response = client.open(path, method=method, data=PNG if method == "POST" else None)
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Cache-Control"] == "no-store"
+    text = response.text
+    assert not re.search(r"<script(?![^>]*\bsrc=)", text)
+    assert not re.search(r"\sstyle=|<style|\son[a-z]+=", text)
+    assert set(re.findall(r'(?:src|href)="(https?://[^/"]+)', text)) <= {
+        "https://arxiv.org",
+        "https://towardsdatascience.com",
+    }
+    assert not re.search(r'(?:src|stylesheet" href|icon" href)="(?!/static/)', text)
+
+
+def test_the_page_counts_as_no_picture(client: FlaskClient) -> None:
+    def counted() -> list[str]:
+        lines = client.get("/metrics").text.splitlines()
+        return [line for line in lines if line.startswith("batchnorm_images_total")]
+
+    before = counted()
+    assert client.get("/").status_code == 200
+    assert counted() == before
+
+
+def test_the_host_of_a_request_cannot_write_into_the_page(client: FlaskClient) -> None:
+    page = client.get("/", headers={"Host": "a'b\"><script>alert(1)</script>"})
+    assert "<script>alert" not in page.text
+
+
+def test_files_are_kept_for_good_by_their_hash_and_revalidated_without(
+    client: FlaskClient,
+) -> None:
+    assert {"page.css", "answers.js", "icon.svg"} <= names()
+    kept = client.get(address("page.css"))
+    assert kept.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert kept.mimetype == "text/css"
+    for path in ("/static/page.css", "/static/page.css?v=other"):
+        plain = client.get(path)
+        assert plain.headers["Cache-Control"] == "no-cache"
+        assert plain.data == kept.data
+        again = client.get(path, headers={"If-None-Match": plain.headers["ETag"]})
+        assert (again.status_code, again.data) == (304, b"")
+    packed = client.get("/static/page.css", headers={"Accept-Encoding": "br, gzip"})
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert packed.headers["Vary"] == "Accept-Encoding"
+    assert gzip.decompress(packed.data) == kept.data
+    assert packed.headers["ETag"] != kept.headers["ETag"]
+    picture = client.get("/static/examples/sea.webp", headers={"Accept-Encoding": "gzip"})
+    assert picture.mimetype == "image/webp"
+    assert "Content-Encoding" not in picture.headers
+    assert client.head("/static/page.css").status_code == 200
+    assert client.post("/static/page.css").status_code == 405
+
+
+def test_a_download_is_the_file_that_was_loaded_or_nothing(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(settings.models_dir, folder)
+    client = create_app(replace(settings, models_dir=folder)).test_client()
+    path = folder / "relu_with_bn" / "2" / "model.onnx"
+    response = client.get("/models/relu_with_bn/2/model.onnx")
+    assert response.data == path.read_bytes()
+    assert response.mimetype == "application/octet-stream"
+    assert response.headers["Content-Disposition"] == 'attachment; filename="relu_with_bn-2.onnx"'
+    for missing in ("relu_with_bn/3", "tanh/1"):
+        assert client.get(f"/models/{missing}/model.onnx").status_code == 404
+    path.write_bytes(path.read_bytes() + b"\0")
+    changed = client.get("/models/relu_with_bn/2/model.onnx")
+    assert changed.status_code == 404
+    assert "no longer the file that was loaded" in changed.text
+    path.unlink()
+    assert client.get("/models/relu_with_bn/2/model.onnx").status_code == 404
+
+
+def test_both_versions_have_a_card_and_the_newest_answers(client: FlaskClient) -> None:
+    page = client.get("/").text
+    assert '<a href="/models/relu_with_bn/1/model.onnx"' in page
+    assert '<a href="/models/relu_with_bn/2/model.onnx"' in page
+    assert guesses(page) == compared(
+        client,
+        (Path(__file__).parents[2] / "service/static/examples/striped_star.png").read_bytes(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no comparison.json"),
+        ("{", "comparison.json cannot be read"),
+        ("[]", "comparison.json is not as"),
+        ('{"trials": 1, "recipe": "x"}', "comparison.json is not as"),
+    ],
+)
+def test_a_comparison_that_cannot_be_shown_is_explained(
+    settings: Settings, tmp_path: Path, text: str | None, words: str
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(settings.models_dir, folder)
+    if text is not None:
+        (folder / "comparison.json").write_text(text)
+    with pytest.raises(StudyError, match=words):
+        read_studies(folder)
+    page = create_app(replace(settings, models_dir=folder)).test_client().get("/")
+    assert page.status_code == 200
+    assert words in page.text
+
+
+def test_a_comparison_may_say_more_and_may_be_unfrozen(tmp_path: Path) -> None:
+    content = json.loads((SHIPPED / "comparison.json").read_text())
+    content["more"] = {"of": "this"}
+    for row in content["summary"]:
+        row["n"], row["more"], row["after"], row["gain"] = 3, 1, None, None
+        row["before"]["top5"] = {"mean": float("nan"), "spread": 0.0}
+    for trial in content["trials"]:
+        trial["freeze"] = None
+        trial["history"][0]["learning_rate"] = 0.1
+    content["article"] = None
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    (study,) = read_studies(tmp_path)
+    assert [row.variant for row in study.rows] == [row["variant"] for row in content["summary"]]
+    assert all(row.before["top5"] is None and row.after is None for row in study.rows)
+    assert all(curve.frozen is None for curve in study.curves)
+    assert (study.article, study.article_steps) == ({}, None)
+
+
+def test_no_address_is_looked_up_for_the_page(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the page opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert client.get("/").status_code == 200
