@@ -49,10 +49,17 @@ def command(trial: Trial, data: Path | None) -> list[str]:
 
 def left_to_do(trials: list[Trial], say: Callable[[str], None]) -> list[Trial]:
     """The trials that are not frozen yet in their folders, just as asked."""
+
+    def done(trial: Trial) -> bool:
+        record = read_record(trial.folder)
+        if record is None or record["status"] != "frozen" or recipe_of(record) != trial.recipe:
+            return False
+        asked = ("hold_out", "keep_best", "patience")
+        return all(record["configuration"][each] == getattr(trial, each) for each in asked)
+
     left = []
     for trial in trials:
-        record = read_record(trial.folder)
-        if record and record["status"] == "frozen" and recipe_of(record) == trial.recipe:
+        if done(trial):
             say(f"{trial.folder}: done already")
         else:
             left.append(trial)

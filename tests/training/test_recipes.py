@@ -27,6 +27,13 @@ def test_the_article_recipe_is_the_articles() -> None:
     assert recipe.augmentation == Augmentation(shear=0.2, zoom=0.2, flip=True)
 
 
+def test_the_modern_recipe_sees_as_much_as_the_articles() -> None:
+    article, modern = RECIPES["article"], RECIPES["modern"]
+    assert modern.dataset == article.dataset
+    assert modern.steps * modern.batch == article.steps * article.batch
+    assert modern.steps_per_epoch * modern.batch % 50_000 == 0  # an epoch is so many whole passes
+
+
 def test_the_demo_recipe_fits_the_embedded_data() -> None:
     recipe = RECIPES["demo"]
     assert recipe.dataset == "synthetic"

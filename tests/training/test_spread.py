@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -23,7 +22,7 @@ import training.fit
 from training.cli import main
 from training.recipes import RECIPES
 from training.spread import command, left_to_do, pack, unpack
-from training.trial import Trial, override, read_record
+from training.trial import Trial, override, read_record, recipe_of
 from training.variants import VARIANTS
 
 ROOT = Path(__file__).parents[2]
@@ -259,10 +258,8 @@ def test_without_ray_the_option_says_what_to_install(
 def test_what_is_frozen_as_asked_is_not_left_to_do(relu_without_bn: Any) -> None:
     record = relu_without_bn.record
     runs = relu_without_bn.folder.parents[2]
-    from training.trial import recipe_of
-
     trial = Trial(recipe_of(record), VARIANTS["relu_without_bn"], 0, runs)
     assert left_to_do([trial], lambda _: None) == []
     other = Trial(RECIPES["demo"], VARIANTS["relu_without_bn"], 0, runs)
-    assert left_to_do([other], lambda _: None) == [other]
-    assert json.dumps(record)
+    held_out = Trial(recipe_of(record), VARIANTS["relu_without_bn"], 0, runs, hold_out=100)
+    assert left_to_do([other, held_out], lambda _: None) == [other, held_out]

@@ -1,0 +1,52 @@
+"""Lists in one word of the command line: names that are known, and seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class Words(click.ParamType[list[str]]):
+    """A list in one word: ``a,b`` or ``a b``; ``all`` stands for everything that is known."""
+
+    name = "list"
+
+    def __init__(self, known: list[str]) -> None:
+        self.known = known
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[str]:
+        """Split and check."""
+        if isinstance(value, list):
+            return value
+        words = value.replace(",", " ").split()
+        if words == ["all"]:
+            return self.known
+        for word in words:
+            if word not in self.known:
+                self.fail(f"{word!r} is not one of: all, {', '.join(self.known)}", param, ctx)
+        if not words:
+            self.fail("the list is empty", param, ctx)
+        return list(dict.fromkeys(words))
+
+
+class Seeds(click.ParamType[list[int]]):
+    """Seeds as ``0``, ``0,1,2``, ``0 1 2`` or ``0-4``."""
+
+    name = "seeds"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """Split and check."""
+        if isinstance(value, list):
+            return value
+        seeds: list[int] = []
+        for word in value.replace(",", " ").split():
+            first, dash, last = word.partition("-")
+            if not first.isdigit() or (dash and not last.isdigit()):
+                self.fail(
+                    f"{word!r} is not a seed (0, 1, …) nor a range of seeds (0-4)", param, ctx
+                )
+            seeds.extend(range(int(first), int(last or first) + 1))
+        if not seeds:
+            self.fail("the list is empty", param, ctx)
+        return list(dict.fromkeys(seeds))
