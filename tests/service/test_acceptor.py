@@ -53,20 +53,30 @@ def test_connections_that_come_at_once_are_shared_out_evenly(models_dir: Path, c
 def test_whoever_has_more_takes_what_the_other_leaves_for_too_long(
     listener: socket.socket,
 ) -> None:
+    opened: list[asyncio.BaseTransport] = []
+
+    class Kept(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            opened.append(transport)
+
     async def main() -> int:
         board = Board(2)
-        acceptor = Acceptor(listener, asyncio.Protocol, board, 1)
+        acceptor = Acceptor(listener, Kept, board, 1)
         board[0] = 0  # of a worker that hangs
         clients = [(await asyncio.open_connection(*listener.getsockname()))[1] for _ in range(5)]
         async with asyncio.timeout(10):
-            while board[1] < 5:
+            while board[1] < 5 or len(opened) < 5:
                 await asyncio.sleep(0.001)
         acceptor.ended()
         acceptor.close()
-        taken = board.least()
+        least = board.least()
         for client in clients:
             client.close()
-        return taken
+            await client.wait_closed()
+        while opened:
+            opened.pop().close()
+        await asyncio.sleep(0.01)
+        return least
 
     assert asyncio.run(main()) == 0
 
