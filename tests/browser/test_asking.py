@@ -96,6 +96,15 @@ def test_a_text_file_is_refused_in_words(page: Page, watched: dict[Page, Watched
     expect(alert).to_contain_text("Unsupported Media Type")
     expect(alert).to_contain_text("'letter.txt': the content is none of PNG, JPEG, WebP, GIF, BMP")
     assert shown(page) == before
+    assert sum(page.evaluate("window.shifts")) == 0
+    page.get_by_role("button", name="Close").click()
+    assert alert.count() == 0
+    choose(page, "letter.txt", b"this is not a picture", "text/plain")
+    expect(alert).to_be_visible()
+    page.keyboard.press("Escape")
+    assert alert.count() == 0
+    choose(page, "letter.txt", b"this is not a picture", "text/plain")
+    expect(alert).to_be_visible()
     page.get_by_role("link", name="pear").click()
     expect_answers(page, "pear")
     assert alert.count() == 0
