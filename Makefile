@@ -14,15 +14,18 @@ BATCH ?=
 LEARNING_RATE ?=
 REPLACE ?=
 DEMO ?= demo
-IMAGE ?= batchnorm-service
-ENGINE ?= $(shell command -v docker || command -v podman || command -v buildah)
+TARGET ?= service
+IMAGE ?= batchnorm-$(TARGET)
+ENGINE ?=
+BASE ?=
+SBOM ?= sbom
 
 BIN := $(VENV)/bin
 FIT := $(if $(DATA),--data $(DATA)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH),--batch $(BATCH)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train freeze export compare serve test lint bench image requirements clean
+.PHONY: help setup demo train freeze export compare serve test lint bench image sbom requirements clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,15 +61,27 @@ lint: $(VENV)/.dev  ## Check style, types and who imports whom
 bench: $(VENV)/.dev  ## Measure the training step and the freeze
 	$(BIN)/python -m benchmarks.training
 
-image: ## Build the service's container image (ENGINE, IMAGE)
-	@test -n "$(ENGINE)" || { echo "make image needs docker, podman or buildah" >&2; exit 1; }
-	$(ENGINE) build --target service --tag $(IMAGE) .
+image:  ## Build a container image (TARGET, IMAGE, ENGINE, BASE; see deploy/image.sh)
+	ENGINE="$(ENGINE)" BASE="$(BASE)" deploy/image.sh $(TARGET) $(IMAGE)
+
+sbom: $(VENV)/.dev  ## Write what the images hold, as CycloneDX (SBOM=sbom)
+	@mkdir -p $(SBOM)
+	@for set in service-cpu service-gpu training-tensorflow training-jax; do \
+		$(BIN)/cyclonedx-py requirements requirements/$$set.txt --pyproject pyproject.toml --mc-type application \
+			--output-reproducible --output-file $(SBOM)/$$set.cdx.json || exit; \
+	done
+
+# A set of pins and the extras of pyproject.toml that it holds. The first is what the tests run on;
+# the others hold the same versions, so that what was tested is what is installed.
+PINS := dev:dev service:gpu training:gpu,training \
+	service-cpu:cpu service-gpu:cuda training-tensorflow:cpu,training training-jax:cpu,training,jax-cuda
 
 requirements:  ## Pin the dependencies of pyproject.toml again (needs uv)
-	for set in service training dev; do \
-		extra=$$(test $$set = service || echo "--extra $$set"); \
-		uv pip compile pyproject.toml $$extra --upgrade --universal --python-version 3.11 --generate-hashes \
-			--no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements/$$set.txt; \
+	for set in $(PINS); do \
+		test $${set%%:*} = dev || same="--constraint requirements/dev.txt"; \
+		uv pip compile pyproject.toml $$(echo "$${set#*:}" | sed 's/[^,]*/--extra=&/g; s/,/ /g') $$same \
+			--upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--no-emit-find-links --no-header --quiet -o requirements/$${set%%:*}.txt || exit; \
 	done
 
 clean:  ## Remove .venv, caches and the demo's folder; trials and models stay

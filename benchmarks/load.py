@@ -18,6 +18,7 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -67,13 +68,19 @@ class Connection:
         return int(data[9:12]), data[end + 4 :]
 
 
-def http_request(address: str, path: str, body: bytes, content_type: str) -> bytes:
-    """The bytes of one POST request."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: {content_type}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def http_request(
+    address: str, path: str, body: bytes, content_type: str, headers: Sequence[str] = ()
+) -> bytes:
+    """The bytes of one POST request; ``headers`` are further lines, as "Name: value"."""
+    head = [
+        f"POST {path} HTTP/1.1",
+        f"Host: {address}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+        *headers,
+        "\r\n",
+    ]
+    return "\r\n".join(head).encode() + body
 
 
 def run(
@@ -178,6 +185,7 @@ def percentile(values: list[float], percent: float) -> float:
 @click.option("--path", default="/predict", show_default=True)
 @click.option("--body", type=click.Path(path_type=Path, exists=True), multiple=True, required=True)
 @click.option("--content-type", default="image/png", show_default=True)
+@click.option("--header", multiple=True, help='A further header line, as "Name: value".')
 @click.option("--expect", default="", help="What a right answer contains.")
 @click.option("--connections", type=click.IntRange(1, 10_000), default=8, show_default=True)
 @click.option("--seconds", type=float, default=5, show_default=True)
@@ -188,6 +196,7 @@ def main(
     path: str,
     body: tuple[Path, ...],
     content_type: str,
+    header: tuple[str, ...],
     expect: str,
     connections: int,
     seconds: float,
@@ -198,7 +207,7 @@ def main(
     host, _, port = address.rpartition(":")
     latencies, answered = run(
         (host, int(port)),
-        [http_request(address, path, each.read_bytes(), content_type) for each in body],
+        [http_request(address, path, each.read_bytes(), content_type, header) for each in body],
         connections=connections,
         seconds=seconds,
         warm_up=warm_up,

@@ -9,11 +9,15 @@ load generator on the same CPUs. Within a round every case follows the others, s
 the machine does hits all of them; shares of the ceiling are taken within a round.
 
 Ceiling: the same PNG decoded and run through ONNX Runtime in this process by one thread a CPU,
-without HTTP. Plain: ``benchmarks/plain.py``, twenty lines of Flask under gunicorn gthread 2 x 4.
+without HTTP; for tensors of 32 pictures, ONNX Runtime alone on such a batch in each thread. Memory
+is that of all the service's processes together, a page that several share counted once, as a
+control group counts it. Plain: ``benchmarks/plain.py``, twenty lines of Flask under gunicorn
+gthread 2 x 4.
 """
 
 from __future__ import annotations
 
+import json
 import platform
 import statistics
 import sys
@@ -29,6 +33,7 @@ from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.processes import (
@@ -55,11 +60,16 @@ PLAIN = [
 
 @dataclass
 class Case:
-    """One row: what is measured, round by round, and the least share of the ceiling allowed."""
+    """One row: what is measured, round by round, and the least share of the ceiling allowed.
+
+    ``pictures`` is how many one answer is for.
+    """
 
     name: str
     measure: Callable[[], dict[str, Any]]
     bar: float | None = None
+    ceiling: Case | None = None
+    pictures: int = 1
     rates: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     p50: list[float] = field(default_factory=list)
@@ -68,7 +78,7 @@ class Case:
 
     def add(self, report: dict[str, Any]) -> None:
         """One round's measurement, as ``benchmarks.load`` reports it."""
-        self.rates.append(report["rate"])
+        self.rates.append(report["rate"] * self.pictures)
         self.p50.append(report["statuses"]["200"]["p50"])
         self.p99.append(report["statuses"]["200"]["p99"])
         self.cpu_ms.append(report["cpu_ms"])
@@ -99,12 +109,14 @@ def measure(
     models: Path, folder: Path, rounds: int, seconds: float, overload_seconds: float
 ) -> None:
     """Run every case in every round and print what came out."""
-    png, form = folder / "picture.png", folder / "picture.form"
+    png, form, tensor = (folder / f"picture.{kind}" for kind in ("png", "form", "tensor"))
     png.write_bytes(make_picture())
     form.write_bytes(multipart(png.read_bytes()))
     model = load_repository(models).get()
     pixels = decode(png.read_bytes(), max_pixels=1 << 20)
     right = f'"index":{int(model.run(pixels[None])[0].argmax())},'
+    body, header_length = infer_request(pixels, 32)
+    tensor.write_bytes(body)
     click.echo(f"{hardware()}. Median of {rounds} rounds of {seconds:g} s.\n")
 
     service = SERVICE, {"MODELS_DIR": str(models)}
@@ -118,18 +130,37 @@ def measure(
         serving(*plain, png.read_bytes(), right) as theirs,
     ):
 
-        def http(server: Server, connections: int, *, file: Path = png) -> dict[str, Any]:
+        def http(
+            server: Server,
+            connections: int,
+            *,
+            file: Path = png,
+            expect: str = right,
+            **options: object,
+        ) -> dict[str, Any]:
             kind = MULTIPART if file is form else "image/png"
             return load(
                 server,
                 file,
-                right,
+                expect,
                 connections=connections,
                 seconds=seconds,
                 warm_up=0.5,
                 content_type=kind,
+                **options,
             )
 
+        def infer(connections: int) -> dict[str, Any]:
+            return http(
+                ours,
+                connections,
+                file=tensor,
+                expect='"probabilities"',
+                path=f"/v2/models/{model.variant}/infer",
+                header=f"Inference-Header-Content-Length: {header_length}",
+            )
+
+        batches = Case("batches of 32, no HTTP", lambda: run_batches(model, pixels, seconds))
         cases = [
             Case("ceiling, no HTTP", lambda: in_process(model, png, seconds, usable_cpus())),
             Case("one picture in process", lambda: in_process(model, png, seconds / 2, 1)),
@@ -138,11 +169,15 @@ def measure(
             Case("raw PNG, 32 connections", lambda: http(ours, 32), 0.75),
             Case("multipart, 8 connections", lambda: http(ours, 8, file=form), 0.68),
             Case("plain Flask + gunicorn, raw PNG, 8 connections", lambda: http(theirs, 8)),
+            batches,
+            Case(
+                "/v2 infer, binary, 32 pictures, 4 connections", lambda: infer(4), 0.9, batches, 32
+            ),
         ]
         run_rounds(cases, rounds)
         report(cases)
-        ceiling, alone, one, eight, many, _, baseline = cases
-        memory = resident_megabytes(ours.pid)
+        ceiling, alone, one, eight, many, _, baseline, *_ = cases
+        memory = proportional_megabytes(ours.pid)
         best = statistics.median(eight.rates + many.rates)
         over = load(
             ours,
@@ -153,8 +188,8 @@ def measure(
             warm_up=1,
             rate=2 * best,
         )
-        memory_after = resident_megabytes(ours.pid)
-        shared = proportional_megabytes(ours.pid)
+        memory_after = proportional_megabytes(ours.pid)
+        resident = resident_megabytes(ours.pid)
 
     factors = [a / b for a, b in zip(eight.rates, baseline.rates, strict=True)]
     extra = [a - b for a, b in zip(one.p50, alone.p50, strict=True)]
@@ -167,7 +202,7 @@ def measure(
         ("1 connection p50 - in process, ms", *_at_most(statistics.median(extra), 1.2, "")),
         ("8 connections p99 / p50", *_at_most(statistics.median(tails), 3, "x")),
         ("start to first right answer, s", *_at_most(statistics.median(starts[1:]), 0.9, "")),
-        ("resident memory, MB", *_at_most(memory, 250, "")),
+        ("memory of all processes, MB", *_at_most(memory, 250, "")),
         ("twice the load: served / best", *_at_least(over["rate"] / best, 0.9, "")),
         ("twice the load: 503 after, ms (p99)", *_at_most(refused["p99"], 50, "")),
         ("twice the load: memory growth, MB", *_at_most(memory_after - memory, 10, "")),
@@ -178,8 +213,8 @@ def measure(
         f"answered (p50 {over['statuses']['200']['p50']:.0f} ms, p99 "
         f"{over['statuses']['200']['p99']:.0f} ms), {refused['count']} refused (p50 "
         f"{refused['p50']:.1f} ms), {others - refused['count']} failed. Counting shared pages "
-        f"once, memory is {shared:.0f} MB. Starts took {min(starts):.2f} to {max(starts):.2f} s. "
-        f"The ceiling is {statistics.median(ceiling.rates):.0f} pictures/s."
+        f"in each process, memory is {resident:.0f} MB. Starts took {min(starts):.2f} to "
+        f"{max(starts):.2f} s. The ceiling is {statistics.median(ceiling.rates):.0f} pictures/s."
     )
 
 
@@ -194,7 +229,8 @@ def run_rounds(cases: list[Case], rounds: int) -> None:
         result = ceiling.measure()
         ceiling.add(result | {"rate": (last + result["rate"]) / 2})
     for case in cases:
-        case.shares = [a / b for a, b in zip(case.rates, ceiling.rates, strict=True)]
+        whole = (case.ceiling or ceiling).rates
+        case.shares = [a / b for a, b in zip(case.rates, whole, strict=True)]
 
 
 def report(cases: list[Case]) -> None:
@@ -211,15 +247,28 @@ def report(cases: list[Case]) -> None:
         )
 
 
+def run_batches(model: Model, pixels: NDArray[np.uint8], seconds: float) -> dict[str, Any]:
+    """ONNX Runtime alone, one thread a CPU, 32 pictures at a time."""
+    batch = np.repeat(pixels[None], 32, axis=0)
+    report = repeat(lambda: model.run(batch), seconds, usable_cpus())
+    return report | {"rate": report["rate"] * 32, "cpu_ms": report["cpu_ms"] / 32}
+
+
 def in_process(model: Model, png: Path, seconds: float, threads: int) -> dict[str, Any]:
     """Decode and run the picture in ``threads`` threads; in the shape of the load's report."""
-    data, taken = png.read_bytes(), []
+    data = png.read_bytes()
+    return repeat(lambda: model.run(decode(data, max_pixels=1 << 20)[None]), seconds, threads)
+
+
+def repeat(once: Callable[[], object], seconds: float, threads: int) -> dict[str, Any]:
+    """Call ``once`` over and over in ``threads`` threads; in the shape of the load's report."""
+    taken: list[float] = []
     used = time.process_time()
 
     def work() -> None:
         end = time.perf_counter() + seconds
         while (begun := time.perf_counter()) < end:
-            model.run(decode(data, max_pixels=1 << 20)[None])
+            once()
             taken.append(time.perf_counter() - begun)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
@@ -254,12 +303,30 @@ def multipart(picture: bytes) -> bytes:
     )
 
 
+def infer_request(pixels: NDArray[np.uint8], count: int) -> tuple[bytes, int]:
+    """The body of an Open Inference Protocol request for ``count`` pictures, and its JSON's length.
+
+    The tensor and the probabilities travel as bytes.
+    """
+    data = np.repeat(pixels[None], count, axis=0).tobytes()
+    images: dict[str, Any] = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": [count, *pixels.shape],
+    }
+    images["parameters"] = {"binary_data_size": len(data)}
+    request = {"inputs": [images], "parameters": {"binary_data_output": True}}
+    head = json.dumps(request).encode()
+    return head + data, len(head)
+
+
 def hardware() -> str:
     """The processor, the CPUs that may be used, and the versions that matter."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
     versions = ", ".join(
-        f"{name} {version(name)}" for name in ("flask", "granian", "gunicorn", "pillow", "numpy")
+        f"{name} {version(name)}"
+        for name in ("flask", "gunicorn", "uvicorn", "uvloop", "pillow", "numpy")
     )
     import onnxruntime
 

@@ -32,15 +32,14 @@ def _settings_help() -> str:
 def cli(context: click.Context) -> None:
     """Classify pictures with the exported models: over HTTP (no command), or from here."""
     if context.invoked_subcommand is None:
-        from service.capacity import worker_processes
-        from service.metric_files import FolderError, shared
+        settings = _settings()
+        from service.metric_files import FolderError
+        from service.runtime import GpuError
         from service.server import serve
 
-        settings = _settings()
         try:
-            with shared(worker_processes(settings)):
-                serve(settings)
-        except FolderError as error:
+            serve(settings)
+        except (FolderError, GpuError) as error:
             raise click.ClickException(str(error)) from None
 
 
@@ -63,7 +62,7 @@ def predict(
         raise click.ClickException(str(error)) from None
     if not as_json:
         facts = answered_by(model)
-        click.echo(f"{model.variant} " + ", ".join(f"{key} {facts[key]}" for key in facts))
+        click.echo(f"{model.variant} " + ", ".join(f"{key} {fact}" for key, fact in facts.items()))
     failed = False
     for path, pixels in _pictures(files):
         if isinstance(pixels, str):

@@ -3,18 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.card import ModelCard
 from service.repository import Model
+from service.rules import Between
 
 
-def top(probabilities: NDArray[np.float32], card: ModelCard, k: int) -> list[dict[str, Any]]:
+class Guess(TypedDict):
+    """One class, and how likely the net holds it."""
+
+    label: str
+    superclass: str
+    index: int
+    probability: Annotated[float, Between(0, 1)]
+
+
+class AnsweredBy(TypedDict):
+    """Which model answered, where it ran, and what it was trained on and how."""
+
+    version: int
+    provider: str
+    dataset: str
+    recipe: str
+
+
+class Pictured(TypedDict):
+    """One picture, by its file's name, and its likeliest classes, likeliest first."""
+
+    name: str | None
+    top: list[Guess]
+
+
+class Prediction(AnsweredBy):
+    """One variant's answer to every picture of the request."""
+
+    variant: str
+    images: list[Pictured]
+
+
+class Compared(TypedDict):
+    """One picture, by its file's name, and its likeliest classes by variant."""
+
+    name: str | None
+    variants: dict[str, list[Guess]]
+
+
+class Comparison(TypedDict):
+    """Every variant's answer to every picture of the request."""
+
+    images: list[Compared]
+    models: dict[str, AnsweredBy]
+
+
+def top(probabilities: NDArray[np.float32], card: ModelCard, k: int) -> list[Guess]:
     """The ``k`` likeliest classes of one picture, likeliest first; float32 [classes] in.
 
     Probabilities keep float32's full precision. Equal ones keep the order of the classes.
@@ -45,6 +92,29 @@ def prediction_json(
     return f"{head}{','.join(images)}]}}"
 
 
+def comparison(
+    models: Mapping[str, Model],
+    names: Sequence[str | None],
+    rows: Mapping[str, NDArray[np.float32]],
+    k: int,
+) -> Comparison:
+    """The whole answer of ``/compare``; ``rows`` are float32 [N, classes] by variant."""
+    images: list[Compared] = [
+        {
+            "name": name,
+            "variants": {
+                variant: top(rows[variant][index], model.card, k)
+                for variant, model in models.items()
+            },
+        }
+        for index, name in enumerate(names)
+    ]
+    return {
+        "images": images,
+        "models": {variant: answered_by(model) for variant, model in models.items()},
+    }
+
+
 @lru_cache(maxsize=256)
 def _written(model: Model) -> tuple[str, tuple[str, ...]]:
     """What every answer of ``model`` begins with, and every guess of each class."""
@@ -68,7 +138,7 @@ def _likeliest(probabilities: NDArray[np.float32], k: int) -> list[int]:
     return order
 
 
-def answered_by(model: Model) -> dict[str, Any]:
+def answered_by(model: Model) -> AnsweredBy:
     """Which model answered, where it ran, and what it was trained on and how."""
     return {
         "version": model.version,

@@ -4,29 +4,77 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from flask import Blueprint
 
-from service.answers import answered_by, prediction_json, top
-from service.compute import compute
+from service.answers import Comparison, Prediction, comparison, prediction_json
+from service.card import ModelCard
+from service.compute import NOT_COMPUTED, compute
 from service.messages import Response, current
-from service.problems import Problem
+from service.operations import Answer, Tag, Text, Whole, operation
+from service.problems import Problem, Refusals
 from service.repository import Model, UnknownModelError
-from service.state import repository
-from service.uploads import read_upload
+from service.schema import Without
+from service.state import NO_MODELS, repository
+from service.uploads import BAD_UPLOAD, UPLOAD, read_upload
 
 MAX_TOP_K = 100
+
+VARIANT = Text("variant", "The variant that answers; without it, the default one.", variant=True)
+VERSION = Whole("version", "Its version; without it, the newest one.", 10**9)
+TOP_K = Whole("top_k", "How many of the likeliest classes to name.", MAX_TOP_K, 5)
+
+UNKNOWN_MODEL: Refusals = {
+    HTTPStatus.NOT_FOUND: "no such variant or version; the detail lists those there are"
+}
 
 blueprint = Blueprint("api", __name__)
 
 
+class WholeModel(TypedDict):
+    """One model that is served, where it runs, its file, and its whole card."""
+
+    variant: str
+    version: int
+    default: bool
+    provider: str
+    file: str
+    sha256: str
+    bytes: int
+    card: ModelCard
+
+
+CUT = Without(("classes", "superclasses", "frozen.layers"))
+
+
+class ListedModel(WholeModel):
+    """One model that is served; its card lacks the class names and the tables by layer."""
+
+    card: Annotated[ModelCard, CUT]
+
+
+class ModelList(TypedDict):
+    """Every model that is served, and which variant answers where none is asked for."""
+
+    default: str
+    models: list[ListedModel]
+
+
 @blueprint.post("/predict")
-def predict() -> Response:
+@operation(
+    Tag.PICTURES,
+    Answer("the likeliest classes of every picture", Prediction),
+    UNKNOWN_MODEL,
+    BAD_UPLOAD,
+    NOT_COMPUTED,
+    NO_MODELS,
+    query=(VARIANT, VERSION, TOP_K),
+    body=UPLOAD,
+)
+def predict(variant: str | None, version: int | None, top_k: int) -> Response:
     """One variant's answer to every picture of the request."""
-    query = _query("variant", "version", "top_k")
-    model = _model(query.get("variant"), query)
-    top_k = _whole(query, "top_k", 5, MAX_TOP_K)
+    model = _model(variant, version)
     current().variant = model.variant
     upload = read_upload()
     (rows,) = compute((model, upload.images))
@@ -35,49 +83,49 @@ def predict() -> Response:
 
 
 @blueprint.post("/compare")
-def compare() -> dict[str, Any]:
+@operation(
+    Tag.PICTURES,
+    Answer("the likeliest classes of every picture, by variant", Comparison),
+    BAD_UPLOAD,
+    NOT_COMPUTED,
+    NO_MODELS,
+    query=(TOP_K,),
+    body=UPLOAD,
+)
+def compare(top_k: int) -> Comparison:
     """Every variant's answer, by its newest version, to every picture of the request."""
-    top_k = _whole(_query("top_k"), "top_k", 5, MAX_TOP_K)
     models = {variant: repository().get(variant) for variant in repository().models}
     upload = read_upload()
     answers = compute(*((model, upload.images) for model in models.values()))
-    rows = dict(zip(models, answers, strict=True))
-    images = [
-        {
-            "name": name,
-            "variants": {
-                variant: top(rows[variant][index], model.card, top_k)
-                for variant, model in models.items()
-            },
-        }
-        for index, name in enumerate(upload.names)
-    ]
-    return {
-        "images": images,
-        "models": {variant: answered_by(model) for variant, model in models.items()},
-    }
+    return comparison(models, upload.names, dict(zip(models, answers, strict=True)), top_k)
 
 
 @blueprint.get("/models")
+@operation(Tag.MODELS, Answer("every model", ModelList), NO_MODELS, query=())
 def list_models() -> dict[str, Any]:
     """Every model with its card, but for the class names and the tables by layer."""
-    _query()
     descriptions = [
         _description(model)
         for versions in repository().models.values()
         for model in versions.values()
     ]
     for description in descriptions:
-        for field in ("classes", "superclasses"):
-            del description["card"][field]
-        del description["card"]["frozen"]["layers"]
+        CUT.cut(description["card"])
     return {"default": repository().default, "models": descriptions}
 
 
 @blueprint.get("/models/<variant>")
-def show_model(variant: str) -> dict[str, Any]:
+@operation(
+    Tag.MODELS,
+    Answer("the model", WholeModel),
+    UNKNOWN_MODEL,
+    NO_MODELS,
+    path=(VARIANT,),
+    query=(VERSION,),
+)
+def show_model(variant: str, version: int | None) -> dict[str, Any]:
     """One model with its whole card."""
-    return _description(_model(variant, _query("version")))
+    return _description(_model(variant, version))
 
 
 def _description(model: Model) -> dict[str, Any]:
@@ -93,33 +141,8 @@ def _description(model: Model) -> dict[str, Any]:
     }
 
 
-def _query(*known: str) -> dict[str, str]:
-    """The query's parameters. Raises ``Problem`` 400 for an unknown or repeated one."""
-    request = current()
-    if not request.query_string:
-        return {}
-    for name, values in request.args.lists():
-        if name not in known:
-            allowed = ", ".join(known) or "none"
-            raise Problem(
-                HTTPStatus.BAD_REQUEST, f"unknown query parameter {name[:80]!r}; allowed: {allowed}"
-            )
-        if len(values) > 1:
-            raise Problem(HTTPStatus.BAD_REQUEST, f"query parameter {name} is given twice")
-    return request.args.to_dict()
-
-
-def _whole(query: dict[str, str], name: str, default: int, most: int) -> int:
-    """A whole number of the query, 1 to ``most``. Raises ``Problem`` 400."""
-    text = query.get(name, str(default))
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= most:
-        raise Problem(HTTPStatus.BAD_REQUEST, f"{name} is {text[:80]!r}; allowed: 1 to {most}")
-    return int(text)
-
-
-def _model(variant: str | None, query: dict[str, str]) -> Model:
+def _model(variant: str | None, version: int | None) -> Model:
     """The model that is asked for. Raises ``Problem`` 404 with a list of those there are."""
-    version = _whole(query, "version", 1, 10**9) if "version" in query else None
     try:
         return repository().get(variant, version)
     except UnknownModelError as error:

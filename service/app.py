@@ -10,8 +10,21 @@ from typing import Any
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from service import api, assets, headers, health, keys, logs, metrics, oip, pages, problems, state
-from service.capacity import engine_batch, engine_slots
+from service import (
+    api,
+    assets,
+    docs,
+    headers,
+    health,
+    keys,
+    logs,
+    metrics,
+    oip,
+    pages,
+    problems,
+    state,
+)
+from service.capacity import engine_batch, engine_threads
 from service.drain import Drain
 from service.engine import Engine
 from service.gate import Gate
@@ -40,7 +53,9 @@ class _Json(DefaultJSONProvider):
         return Response(text, mimetype=self.mimetype)
 
 
-class _Flask(Flask):
+class ServiceApp(Flask):
+    """Flask with the service's requests, answers and JSON, and without sessions."""
+
     request_class = Request
     response_class = Response
     session_interface = NoSessions()
@@ -68,7 +83,7 @@ def create_app(
         except ModelError as error:
             fault = str(error)
             log.error("no model can be served: %s", fault)
-    app = _Flask(__name__, static_folder=None)
+    app = ServiceApp(__name__, static_folder=None)
     # One byte more than is allowed: a chunked body is cut at this length without a word, so that
     # the extra byte is what tells a body that is too large from one that just fits.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
@@ -76,10 +91,9 @@ def create_app(
     on_gpu = repository is not None and repository.get().provider != CPU
     counted = metrics.Metrics(repository)
     engine = Engine(
-        slots=engine_slots(settings, gpu=on_gpu),
         max_batch=engine_batch(settings, gpu=on_gpu),
         queue_images=settings.queue_images,
-        spread=not on_gpu,
+        threads=engine_threads(gpu=on_gpu),
         observer=counted,
     )
     state.init_app(app, State(settings, repository, engine, drain, fault))
@@ -94,6 +108,7 @@ def create_app(
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(oip.blueprint)
+    app.register_blueprint(docs.blueprint)
     app.register_blueprint(assets.blueprint)
     pages.init_app(app)
     return app

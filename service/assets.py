@@ -19,12 +19,14 @@ from flask import Blueprint
 
 from service.keys import public
 from service.messages import Request, Response, current
+from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem
 
 FOLDER = Path(__file__).parent / "static"
 FOR_GOOD = "public, max-age=31536000, immutable"
 
 _KINDS = {".js": "text/javascript", ".webp": "image/webp", ".md": "text/plain"}
+JSON, IMAGES = "application/json", ("image/svg+xml", "image/png", "image/webp")
 _PACKED = ("text/", "application/json", "image/svg")
 
 blueprint = Blueprint("assets", __name__)
@@ -41,6 +43,13 @@ class Asset:
 
 
 @blueprint.get("/static/<path:name>")
+@operation(
+    Tag.PAGES,
+    Answer("the file", others=("text/css", "text/javascript", *IMAGES, "text/plain", JSON)),
+    {HTTPStatus.NOT_FOUND: "no such file"},
+    path=(Text("name", "A name that the page holds."),),
+    bare={HTTPStatus.NOT_MODIFIED: "the browser has it already"},
+)
 @public
 def show(name: str) -> Response:
     """One of the page's files. It says nothing of the models, so no key is asked for."""

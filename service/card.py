@@ -22,17 +22,18 @@ it was trained or which statistics were frozen. The card can, and a model withou
     card = ModelCard.from_json(text)                # the loader reads; CardError names the field
 
 Every dataclass also checks itself when constructed: ``CardError`` for a value that makes no
-sense (an accuracy above 1, a name list of another length), so no bad card is ever written.
+sense (an accuracy above 1, a name list of another length), so no bad card is ever written. What
+a field may hold stands beside its type, where the service's OpenAPI document takes it from too.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from typing import Annotated
 
 from service.records import RecordError, parse, read
+from service.rules import Between, Items, Matches, Moment, NotEmpty, OneOf, complaint
 
 CARD_KEY = "model_card"
 SCHEMA_VERSION = 1
@@ -46,7 +47,10 @@ class CardError(ValueError):
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights came about: ``images`` seen in all, wall-clock ``seconds`` of the fit."""
+    """How the weights came about: ``images`` seen in all, wall-clock ``seconds`` of the fit.
+
+    ``precision`` is what the fit computed in; weights, scores and the file are float32 always.
+    """
 
     steps: int
     epochs: int
@@ -56,6 +60,7 @@ class Training:
     seconds: float
     hardware: str
     backend: str
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,12 @@ class DatasetCard:
     """What was trained and tested on; ``checksum`` is the SHA-256 of pixels and labels."""
 
     name: str
-    checksum: str
+    checksum: Annotated[str, Matches("[0-9a-f]{64}", "a SHA-256 in hex")]
     train_images: int
     test_images: int
 
     def __post_init__(self) -> None:
-        _check(
-            re.fullmatch("[0-9a-f]{64}", self.checksum) is not None,
-            f"dataset.checksum is {self.checksum!r}, not a SHA-256 in hex",
-        )
+        _obey(self, "dataset.")
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,11 @@ class FrozenLayer:
 
     name: str
     channels: int
-    mean_shift_sd: tuple[float, ...]
-    variance_ratio: tuple[float, ...]
+    mean_shift_sd: Annotated[tuple[float, ...], Items(QUANTILES)]
+    variance_ratio: Annotated[tuple[float, ...], Items(QUANTILES)]
 
     def __post_init__(self) -> None:
-        for field in ("mean_shift_sd", "variance_ratio"):
-            count = len(getattr(self, field))
-            _check(
-                count == QUANTILES,
-                f"frozen.layers: {self.name}.{field} has {count} quantiles, not {QUANTILES}",
-            )
+        _obey(self, f"frozen.layers: {self.name}.")
 
 
 @dataclass(frozen=True)
@@ -104,30 +101,25 @@ class Frozen:
     ``kind`` is "population", or "none" for a net without batch normalization.
     """
 
-    kind: str
+    kind: Annotated[str, OneOf(("population", "none"))]
     images: int
     batches: int
     layers: tuple[FrozenLayer, ...]
 
     def __post_init__(self) -> None:
-        _check(
-            self.kind in ("population", "none"),
-            f'frozen.kind is "{self.kind}", not "population" or "none"',
-        )
+        _obey(self, "frozen.")
 
 
 @dataclass(frozen=True)
 class Score:
     """``top1`` and ``top5`` are shares of the pictures, 0..1; ``loss`` is cross-entropy in nats."""
 
-    top1: float
-    top5: float
+    top1: Annotated[float, Between(0, 1)]
+    top5: Annotated[float, Between(0, 1)]
     loss: float
 
     def __post_init__(self) -> None:
-        for field in ("top1", "top5"):
-            share = getattr(self, field)
-            _check(0 <= share <= 1, f"evaluation: {field} is {share}, not between 0 and 1")
+        _obey(self, "evaluation: ")
 
 
 @dataclass(frozen=True)
@@ -158,41 +150,30 @@ class ModelCard:
     None only while the exporter is still proving it. ``created`` is ISO 8601 with a time zone.
     """
 
-    schema_version: int
-    variant: str
+    schema_version: Annotated[int, OneOf((SCHEMA_VERSION,))]
+    variant: Annotated[str, NotEmpty()]
     activation: str
     normalization: str | None
     recipe: str
     seed: int
     training: Training
     dataset: DatasetCard
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Items()]
     superclasses: tuple[str, ...]
-    training_mean: float
+    training_mean: Annotated[float, Between(0, 255)]
     frozen: Frozen
     evaluation: Evaluation
     parity: Parity | None
     tools: dict[str, str]
-    created: str
+    created: Annotated[str, Moment()]
 
     def __post_init__(self) -> None:
         _check_schema(self.schema_version)
-        _check(bool(self.variant), "variant is empty")
-        _check(bool(self.classes), "classes is empty")
-        _check(len(set(self.classes)) == len(self.classes), "classes names a class twice")
-        _check(
-            len(self.superclasses) == len(self.classes),
-            f"superclasses has {len(self.superclasses)} names for {len(self.classes)} classes",
-        )
-        _check(
-            0 <= self.training_mean <= 255,
-            f"training_mean is {self.training_mean}, not between 0 and 255",
-        )
-        try:
-            zone = datetime.fromisoformat(self.created).tzinfo
-        except ValueError:
-            raise CardError(f"created is {self.created!r}, not an ISO 8601 time") from None
-        _check(zone is not None, f"created is {self.created!r}, without a time zone")
+        _obey(self)
+        if len(self.superclasses) != len(self.classes):
+            raise CardError(
+                f"superclasses has {len(self.superclasses)} names for {len(self.classes)} classes"
+            )
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
@@ -216,13 +197,13 @@ class ModelCard:
             raise CardError(f"{self.variant}: the card holds NaN or infinity: {error}") from None
 
 
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise CardError(message)
+def _obey(record: object, where: str = "") -> None:
+    """Raises ``CardError`` where a field of ``record`` breaks its rule."""
+    found = complaint(record)
+    if found:
+        raise CardError(where + found)
 
 
 def _check_schema(version: object) -> None:
-    _check(
-        version == SCHEMA_VERSION,
-        f"schema_version is {version}, but this software reads {SCHEMA_VERSION}",
-    )
+    if version != SCHEMA_VERSION:
+        raise CardError(f"schema_version is {version}, but this software reads {SCHEMA_VERSION}")

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from service.engine import DeadlineError, OverloadedError, Rows, Task
+from service.engine import DeadlineError, GoneError, OverloadedError, Rows, Task
 from service.gate import FULL, RETRY_AFTER
+from service.http1 import GONE
 from service.messages import current
-from service.problems import Problem
+from service.problems import Problem, Refusals
 from service.state import engine, settings
+from service.waiting import may_wait, wait
+
+NOT_COMPUTED: Refusals = {
+    HTTPStatus.SERVICE_UNAVAILABLE: FULL,
+    HTTPStatus.GATEWAY_TIMEOUT: "no answer within {deadline_seconds} seconds",
+}
 
 
 def compute(*tasks: Task) -> list[Rows]:
@@ -17,9 +24,13 @@ def compute(*tasks: Task) -> list[Rows]:
     Raises ``Problem`` 503 where the queue is full and 504 where the deadline has passed, counted
     from the request's arrival (``Request.started``).
     """
-    seconds = settings().deadline_seconds
+    seconds, request = settings().deadline_seconds, current()
+    deadline = request.started + seconds
     try:
-        return engine().run(tasks, deadline=current().started + seconds)
+        if not may_wait():
+            return engine().run(tasks, deadline=deadline)
+        gone = request.environ[GONE]
+        return wait(engine().submit(tasks, deadline=deadline, gone=gone))
     except OverloadedError:
         raise Problem(
             HTTPStatus.SERVICE_UNAVAILABLE, FULL, headers={"Retry-After": RETRY_AFTER}
@@ -28,3 +39,5 @@ def compute(*tasks: Task) -> list[Rows]:
         raise Problem(
             HTTPStatus.GATEWAY_TIMEOUT, f"no answer within the {seconds} seconds allowed"
         ) from None
+    except GoneError:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the client has hung up") from None

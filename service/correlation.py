@@ -41,6 +41,11 @@ def correlation(environ: WSGIEnvironment) -> Correlation:
     trace_id = trace["trace"] if trace else None
     wished = environ.get("HTTP_X_REQUEST_ID")
     if not wished or not _SANE.fullmatch(wished):
-        wished = trace_id or secrets.token_hex(16)
+        wished = trace_id or new_request_id()
     made = environ[_KEY] = Correlation(wished, trace_id, traceparent if trace else None)
     return made
+
+
+def new_request_id() -> str:
+    """An id for a request that brought none."""
+    return secrets.token_hex(16)

@@ -1,28 +1,27 @@
-"""The engine: which pictures are computed together, by whom and when.
+"""The engine: which pictures are computed together, and when.
 
-    engine = Engine(slots=2, max_batch=32, queue_images=64, spread=True)
-    (rows,) = engine.run([(model, images)], deadline=time.monotonic() + 10)
+    engine = Engine(max_batch=16, queue_images=64)
+    call = engine.submit([(model, images)], deadline=time.monotonic() + 10)
+    (rows,) = wait(call)                 # service.waiting; or call.add_done_callback
     engine.full                          # whether another picture would be refused
 
 In: pairs of a model and its pictures, uint8 [N, 32, 32, 3]. Out, in the same order: probabilities,
-float32 [N, classes]. One engine serves every model of a process, from any number of threads.
+float32 [N, classes]. One engine serves every model of a process, in the thread of its event loop.
 
-Batching is greedy. At most ``slots`` runs go on at a time. A request that finds a slot free runs
-in its own thread, at once: alone, it pays for no queue and no hand-over. Otherwise its pictures
-wait. Who ends a run passes the slot to the thread that has waited longest; that thread takes
-everything that waits for the same model, up to ``max_batch`` pictures, runs it, and wakes the
-others with their answers. So there is no timer, nobody waits for a batch to fill, and no request
-costs more than one waking of one thread.
-
-A request of several runs (many pictures, several models) is spread over the slots that are free.
+Batching is greedy: whenever a run ends, the next one takes everything that waits for the same
+model as the picture that has waited longest, up to ``max_batch`` pictures. There is no timer. On a
+CPU the loop itself runs the model: every request that has come in by then is decoded and waits, so
+that a batch forms under load and a lone request pays for no hand-over. Between two runs the loop
+answers and reads. On a GPU ``threads`` run at a time, while the loop prepares the next batch.
 """
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +33,9 @@ Images = NDArray[np.uint8]
 Rows = NDArray[np.float32]
 Task = tuple[Model, Images]
 
+SWEEP_SECONDS = 0.25
+"""How often deadlines are looked at while runs go on in threads."""
+
 
 class OverloadedError(Exception):
     """The queue has no room for the request's pictures; nothing was computed."""
@@ -43,37 +45,58 @@ class DeadlineError(Exception):
     """The answer was not there in time; what had not been started is not computed."""
 
 
+class GoneError(Exception):
+    """Whoever asked has hung up; what had not been started is not computed."""
+
+
 class Observer(Protocol):
-    """Is told what the engine does, in any thread and outside the engine's mutex."""
+    """Is told what the engine does."""
 
     def ran(self, model: Model, images: int, waited: Sequence[float], seconds: float) -> None:
         """A run: its pictures, the seconds that each of its parts waited, and its own."""
 
     def waiting(self, engine: Engine) -> None:
-        """``engine.waiting_images`` has changed."""
+        """``engine.waiting_images`` may have changed."""
 
 
-class _Call:
-    """One request. All fields belong to the engine's mutex, but for ``wake``.
+class Call:
+    """One request's pictures on their way."""
 
-    A thread sleeps on ``wake`` only with ``asleep`` set, and is woken once, by whoever clears it:
-    because its answer is there, or because it is given a slot (``leads``).
-    """
+    __slots__ = ("_callback", "_error", "deadline", "gone", "parts", "pending")
 
-    __slots__ = ("asleep", "deadline", "error", "leads", "pending", "wake")
-
-    def __init__(self, pending: int, deadline: float) -> None:
-        self.pending = pending
+    def __init__(self, deadline: float, gone: Callable[[], bool]) -> None:
         self.deadline = deadline
-        self.error: BaseException | None = None
-        self.leads = False
-        self.asleep = False
-        self.wake = threading.Lock()
-        self.wake.acquire()
+        self.gone = gone
+        self.parts: list[list[_Part]] = []
+        self.pending = 0
+        self._error: BaseException | None = None
+        self._callback: Callable[[Any], Any] | None = None
 
-    @property
-    def over(self) -> bool:
-        return self.pending == 0 or self.error is not None
+    def done(self) -> bool:
+        """Whether ``result`` has something to say."""
+        return self.pending == 0 or self._error is not None
+
+    def add_done_callback(self, callback: Callable[[Any], Any], /) -> None:
+        """Have ``callback`` called when the call is done; there is room for one."""
+        self._callback = callback
+
+    def result(self) -> list[Rows]:
+        """The rows of every task. Raises what the call failed with."""
+        if self._error is not None:
+            raise self._error
+        return [_joined([part.rows for part in each]) for each in self.parts]
+
+    def end(self) -> None:
+        """Wake whoever waits."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(self)
+
+    def fail(self, error: BaseException) -> None:
+        """End with ``error``, unless it is over already."""
+        if not self.done():
+            self._error = error
+            self.end()
 
 
 class _Part:
@@ -81,37 +104,40 @@ class _Part:
 
     __slots__ = ("call", "images", "model", "rows", "since")
 
-    def __init__(self, call: _Call, model: Model, images: Images) -> None:
+    def __init__(self, call: Call, model: Model, images: Images) -> None:
         self.call = call
         self.model = model
         self.images = images
-        self.rows: Rows | None = None
+        self.rows: Rows
         self.since = time.perf_counter()
+
+
+def _never() -> bool:
+    return False
 
 
 class Engine:
     """Runs pictures in greedy batches; see the module's docstring.
 
-    ``spread`` cuts a request of many pictures into one part a slot, for slots that are CPUs.
+    ``threads`` is how many runs go on beside the event loop, 0 where the loop runs them itself.
     """
 
     def __init__(
         self,
         *,
-        slots: int,
         max_batch: int,
         queue_images: int,
-        spread: bool = False,
+        threads: int = 0,
         observer: Observer | None = None,
     ) -> None:
-        self.slots = slots
         self.max_batch = max_batch
         self.queue_images = queue_images
         self.waiting_images = 0
-        self._cuts = slots if spread else 1
-        self._free = slots
         self._waiting: deque[_Part] = deque()
-        self._mutex = threading.Lock()
+        self._running: list[list[_Part]] = []
+        self._slots = threads or 1
+        self._pool = ThreadPoolExecutor(threads, "run") if threads else None
+        self._pumping = self._sweeping = False
         self._observer = observer
 
     @property
@@ -119,124 +145,96 @@ class Engine:
         """Whether no picture more may wait."""
         return self.waiting_images >= self.queue_images
 
-    def run(self, tasks: Sequence[Task], *, deadline: float) -> list[Rows]:
-        """Compute every task; ``deadline`` is a moment of ``time.monotonic()``.
+    def submit(
+        self, tasks: Sequence[Task], *, deadline: float, gone: Callable[[], bool] = _never
+    ) -> Call:
+        """Have every task computed by ``deadline``, a moment of ``time.monotonic()``.
 
-        Raises ``OverloadedError`` at once where the pictures must wait and the queue has no room
-        (what is larger than the whole queue may wait there alone), ``DeadlineError``, and
-        whatever the model raises.
+        ``gone`` is asked before each run whether the answer is of use to nobody any more. Raises
+        ``OverloadedError`` where the queue has no room (what is larger than the whole queue may
+        wait there alone) and ``DeadlineError``; the call fails with ``DeadlineError``,
+        ``GoneError`` or whatever the model raises. Call it in the event loop's thread.
         """
+        count = self._admit(tasks, deadline)
+        call = Call(deadline, gone)
+        for model, images in tasks:
+            starts = range(0, len(images), self.max_batch)
+            parts = [_Part(call, model, images[i : i + self.max_batch]) for i in starts]
+            call.parts.append(parts)
+            call.pending += len(parts)
+            self._waiting.extend(parts)
+        self.waiting_images += count
+        self._pump_soon()
+        if not self._pumping:  # every thread is busy: these will wait for a while
+            self._observe_queue()
+        return call
+
+    def run(self, tasks: Sequence[Task], *, deadline: float) -> list[Rows]:
+        """Compute every task here and now, in any thread; for callers without an event loop.
+
+        Raises as ``submit`` does.
+        """
+        self._admit(tasks, deadline)
+        answers = []
+        for model, images in tasks:
+            starts = range(0, len(images), self.max_batch)
+            rows = []
+            for start in starts:
+                if time.monotonic() > deadline:
+                    raise DeadlineError
+                part = images[start : start + self.max_batch]
+                begun = time.perf_counter()
+                rows.append(model.run(part))
+                self._observe(model, len(part), (0.0,), time.perf_counter() - begun)
+            answers.append(_joined(rows))
+        return answers
+
+    def _admit(self, tasks: Sequence[Task], deadline: float) -> int:
+        """How many pictures ``tasks`` have. Raises where they may not wait."""
         if time.monotonic() > deadline:
             raise DeadlineError
-        if len(tasks) == 1 and len(tasks[0][1]) == 1 and self._take_slot():
-            ((model, images),) = tasks
-            try:
-                return [self._run_model(model, images, (0.0,))]
-            finally:
-                with self._mutex:
-                    self._pass_on()
-        return self._run_parts(tasks, deadline)
+        count = sum(len(images) for _, images in tasks)
+        if self.waiting_images and self.waiting_images + count > self.queue_images:
+            raise OverloadedError
+        return count
 
-    def _run_parts(self, tasks: Sequence[Task], deadline: float) -> list[Rows]:
-        sizes = [min(self.max_batch, -(-len(images) // self._cuts)) for _, images in tasks]
-        starts = [
-            range(0, len(images), size) for size, (_, images) in zip(sizes, tasks, strict=True)
-        ]
-        call = _Call(sum(map(len, starts)), deadline)
-        parts = [
-            [_Part(call, model, images[start : start + each.step]) for start in each]
-            for each, (model, images) in zip(starts, tasks, strict=True)
-        ]
-        self._enqueue(call, [part for each in parts for part in each])
-        while call.leads or not call.over:
-            if call.leads:
-                self._lead(call)
-            elif not call.wake.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                self._abandon(call)
-        if call.error is not None:
-            if self._observer is not None:
-                self._observer.waiting(self)
-            raise call.error
-        return [_joined([part.rows for part in each if part.rows is not None]) for each in parts]
+    def _pump_soon(self) -> None:
+        """Take a batch once the loop has seen to all that has come in by now."""
+        if not self._pumping and self._waiting and len(self._running) < self._slots:
+            self._pumping = True
+            # Two turns, and so one look at the sockets between them: who was answered by the last
+            # run may have asked again.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._pump)
 
-    def _enqueue(self, call: _Call, parts: list[_Part]) -> None:
-        """Let ``parts`` wait, and take for them as many free slots as can be used."""
-        count = sum(len(part.images) for part in parts)
-        with self._mutex:
-            if (
-                not self._free
-                and self.waiting_images
-                and self.waiting_images + count > self.queue_images
-            ):
-                raise OverloadedError
-            self._waiting.extend(parts)
-            self.waiting_images += count
-            taken = min(self._free, len(parts))
-            self._free -= taken
-            call.leads = taken > 0
-            call.asleep = not call.leads
-        if self._observer is not None:
-            self._observer.waiting(self)
-        for _ in range(taken - 1):
-            threading.Thread(target=self._lead, daemon=True).start()
-
-    def _lead(self, call: _Call | None = None) -> None:
-        """Use the slot that this thread holds; ``call`` is its own, None for a helper.
-
-        Runs one batch after the other while the own call is not over, or, for a helper, while no
-        other thread can be given the slot.
-        """
-        while True:
-            with self._mutex:
-                if call is None or call.over:
-                    if call is not None or self._heir() is not None or not self._waiting:
-                        self._pass_on()
-                        break
-                elif time.monotonic() > call.deadline:
-                    self._fail(call, DeadlineError())
-                    continue
-                elif not self._waiting:  # the rest of the call runs in other threads
-                    call.asleep = True
-                    call.leads = False
-                    self._free += 1
-                    return
-                batch = self._take_batch()
-            self._compute(batch)
-        if call is not None:
-            call.leads = False
-
-    def _take_slot(self) -> bool:
-        with self._mutex:
-            if not self._free:
-                return False
-            self._free -= 1
-            return True
-
-    def _pass_on(self) -> None:
-        """Give the slot that this thread holds to the thread that has waited longest."""
-        heir = self._heir()
-        if heir is None:
-            self._free += 1
-        else:
-            heir.leads = True
-            self._rouse(heir)
-
-    def _heir(self) -> _Call | None:
-        return next((part.call for part in self._waiting if part.call.asleep), None)
+    def _pump(self) -> None:
+        self._pumping = False
+        self._drop_the_dead()
+        if not self._waiting:
+            return
+        batch = self._take_batch()
+        self._observe_queue()
+        self._running.append(batch)
+        begun = time.perf_counter()
+        waited = [begun - part.since for part in batch]
+        model, images = batch[0].model, _joined([part.images for part in batch])
+        if self._pool is None:
+            self._ended(batch, waited, *_run(model, images))
+            return
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, _run, model, images)
+        future.add_done_callback(lambda done: self._ended(batch, waited, *done.result()))
+        self._sweep_later(loop)
+        self._pump_soon()
 
     def _take_batch(self) -> list[_Part]:
-        """Take from the queue its first part, and what fits of the same model's behind it.
-
-        Two parts of one call stay apart: they were cut to run side by side.
-        """
+        """Take from the queue its first part, and what fits of the same model's behind it."""
         model, room = self._waiting[0].model, self.max_batch
-        calls: set[_Call] = set()
         batch: list[_Part] = []
         rest: deque[_Part] = deque()
         for part in self._waiting:
-            if part.model is model and len(part.images) <= room and part.call not in calls:
+            if part.model is model and len(part.images) <= room:
                 batch.append(part)
-                calls.add(part.call)
                 room -= len(part.images)
             else:
                 rest.append(part)
@@ -244,57 +242,72 @@ class Engine:
         self.waiting_images -= self.max_batch - room
         return batch
 
-    def _compute(self, batch: list[_Part]) -> None:
-        """Run ``batch`` and give every part its rows, or every call the error."""
-        try:
-            now = time.perf_counter()
-            waited = [now - part.since for part in batch]
-            images = _joined([part.images for part in batch])
-            rows = self._run_model(batch[0].model, images, waited)
-        except BaseException as error:
-            with self._mutex:
-                for part in batch:
-                    self._fail(part.call, error)
-            return
-        start = 0
-        with self._mutex:
+    def _ended(
+        self, batch: list[_Part], waited: list[float], outcome: Rows | Exception, seconds: float
+    ) -> None:
+        """Give every part its rows, or every call the error, and go on."""
+        self._running.remove(batch)
+        self._pump_soon()
+        if isinstance(outcome, Exception):
             for part in batch:
-                part.rows = rows[start : start + len(part.images)]
-                start += len(part.images)
-                part.call.pending -= 1
-                if part.call.over:
-                    self._rouse(part.call)
+                part.call.fail(outcome)
+            return
+        self._observe(batch[0].model, len(outcome), waited, seconds)
+        start = 0
+        for part in batch:
+            part.rows = outcome[start : start + len(part.images)]
+            start += len(part.images)
+            part.call.pending -= 1
+            if part.call.pending == 0:
+                part.call.end()
 
-    def _run_model(self, model: Model, images: Images, waited: Sequence[float]) -> Rows:
-        """Run ``model``, and tell the observer."""
-        if self._observer is None:
-            return model.run(images)
-        started = time.perf_counter()
-        rows = model.run(images)
-        self._observer.ran(model, len(images), waited, time.perf_counter() - started)
-        self._observer.waiting(self)
-        return rows
+    def _observe(self, model: Model, images: int, waited: Sequence[float], seconds: float) -> None:
+        if self._observer is not None:
+            self._observer.ran(model, images, waited, seconds)
 
-    def _abandon(self, call: _Call) -> None:
-        """The deadline has passed, unless somebody has just woken the call."""
-        with self._mutex:
-            if call.asleep:
-                self._fail(call, DeadlineError())
-        call.wake.acquire()
+    def _observe_queue(self) -> None:
+        if self._observer is not None:
+            self._observer.waiting(self)
 
-    def _fail(self, call: _Call, error: BaseException) -> None:
-        """End ``call`` with ``error``, and compute no more of it."""
-        if call.error is None:
-            call.error = error
-        for part in [part for part in self._waiting if part.call is call]:
-            self._waiting.remove(part)
-            self.waiting_images -= len(part.images)
-        self._rouse(call)
+    def _drop_the_dead(self) -> None:
+        """Fail what is late or of no use, and take it out of the queue."""
+        now = time.monotonic()
+        for part in list(self._waiting):
+            call = part.call
+            if now > call.deadline:
+                call.fail(DeadlineError())
+            elif call.gone():
+                call.fail(GoneError())
+        if any(part.call.done() for part in self._waiting):
+            self._waiting = deque(part for part in self._waiting if not part.call.done())
+            self.waiting_images = sum(len(part.images) for part in self._waiting)
+            self._observe_queue()
 
-    def _rouse(self, call: _Call) -> None:
-        if call.asleep:
-            call.asleep = False
-            call.wake.release()
+    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A run that hangs in its thread must not keep anybody waiting beyond the deadline."""
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        self._drop_the_dead()
+        now = time.monotonic()
+        for part in [part for batch in self._running for part in batch]:
+            if now > part.call.deadline:
+                part.call.fail(DeadlineError())
+        if self._running:
+            self._sweep_later(asyncio.get_running_loop())
+
+
+def _run(model: Model, images: Images) -> tuple[Rows | Exception, float]:
+    """The rows, or what the model raised, and the seconds that it took."""
+    begun = time.perf_counter()
+    try:
+        outcome: Rows | Exception = model.run(images)
+    except Exception as error:
+        outcome = error
+    return outcome, time.perf_counter() - begun
 
 
 def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:

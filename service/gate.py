@@ -1,8 +1,8 @@
 """The gate before the application: while the queue is full, it refuses at next to no cost.
 
 In and out: WSGI. A service that spends on what it refuses has less left for what it serves, so a
-POST that comes while the engine's queue is full gets its 503 here, before Flask, before its body
-is read. Such answers are logged as one line a second with their count.
+POST that comes while the engine's queue is full gets its 503 here, before Flask, and its body is
+not read. Such answers are logged as one line a second with their count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.correlation import correlation
 from service.drain import Drain
 from service.engine import Engine
 from service.headers import answer_headers
-from service.problems import error_body
+from service.problems import Refusals, error_body
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,6 +26,9 @@ FULL = "too many pictures are waiting already; try again later"
 RETRY_AFTER = "1"
 
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
+
+QUEUE_FULL: Refusals = {_STATUS: FULL}
+"""Of every POST."""
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class Gate:
         origins: tuple[str, ...],
         on_refusal: Callable[[WSGIEnvironment], None],
     ) -> None:
-        self._application = application
+        self.application = application
         self._engine = engine
         self._drain = drain
         self._origins = origins
@@ -54,12 +57,16 @@ class Gate:
         self._unlogged = 0
         self.refused = 0
 
+    def closed(self, environ: WSGIEnvironment) -> bool:
+        """Whether a request would be refused now."""
+        return self._engine.full and environ["REQUEST_METHOD"] == "POST"
+
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Refuse, or pass on."""
         if self._drain.begun:
             start_response = _last_on_its_connection(start_response)
-        if not self._engine.full or environ["REQUEST_METHOD"] != "POST":
-            return self._application(environ, start_response)
+        if not self.closed(environ):
+            return self.application(environ, start_response)
         self.refused += 1
         self._on_refusal(environ)
         self._unlogged += 1

@@ -8,28 +8,49 @@ while the server drains.
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Literal, TypedDict
 
 from flask import Blueprint
 
 from service.keys import public
-from service.problems import Problem
-from service.state import draining, repository
+from service.operations import Answer, Tag, operation
+from service.problems import Problem, Refusals
+from service.state import NO_MODELS, draining, repository
+
+_ENDING = "the server is about to end"
+
+DRAINING: Refusals = {HTTPStatus.SERVICE_UNAVAILABLE: _ENDING}
+
+
+class Live(TypedDict):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+class Ready(TypedDict):
+    """Every model answers."""
+
+    status: Literal["ready"]
+
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
 
 @blueprint.get("/live")
+@operation(Tag.OPERATION, Answer("it is", Live))
 @public
-def live() -> dict[str, str]:
+def live() -> Live:
     """The process is alive."""
     return {"status": "live"}
 
 
 @blueprint.get("/ready")
+@operation(Tag.OPERATION, Answer("they do", Ready), NO_MODELS, DRAINING)
 @public
-def ready() -> dict[str, str]:
+def ready() -> Ready:
     """Every model answers."""
     repository()
     if draining():
-        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server is about to end")
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, _ENDING)
     return {"status": "ready"}

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from flask import Flask
 
 from service.messages import current
-from service.problems import Problem
+from service.problems import Problem, Refusals
 from service.settings import key_digest
 from service.state import state_of
 
@@ -22,11 +22,25 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 _CHALLENGE = 'Bearer realm="batchnorm-service"'
 
+NO_KEY: Refusals = {HTTPStatus.UNAUTHORIZED: "no API key, or one that is not known"}
+"""Of every view that is not public, where keys are set."""
+
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+"""The two ways to bring a key, as OpenAPI has them."""
+
 
 def public(view: View) -> View:
     """Mark a view that answers without a key: those that orchestrators probe, and no other."""
     view.public = True  # type: ignore[attr-defined]
     return view
+
+
+def is_public(view: View) -> bool:
+    """Whether a view answers without a key."""
+    return getattr(view, "public", False)
 
 
 def init_app(app: Flask) -> None:
@@ -38,7 +52,7 @@ def init_app(app: Flask) -> None:
     @app.before_request
     def ask() -> None:
         view = app.view_functions.get(current().endpoint or "")
-        if not getattr(view, "public", False):
+        if view is None or not is_public(view):
             _check(digests)
 
 

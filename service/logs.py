@@ -7,9 +7,9 @@ is answered bears its id. Never headers, query values, addresses or pictures.
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
-import multiprocessing.util
 import threading
 import time
 from collections import deque
@@ -61,7 +61,6 @@ def configuration(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonFormatter}},
-        "filters": {"advice": {"()": lambda: _not_advice}},
         "handlers": {
             "stdout": {
                 "class": "logging.StreamHandler",
@@ -71,15 +70,11 @@ def configuration(level: str) -> dict[str, Any]:
         },
         "root": {"level": level.upper(), "handlers": ["stdout"]},
         "loggers": {
-            "_granian": {"handlers": [], "propagate": True, "filters": ["advice"]},
+            "gunicorn.error": {"handlers": [], "propagate": True},
+            "uvicorn.error": {"level": "ERROR"},  # below, what strangers send, and advice
             "PIL": {"level": "WARNING"},
         },
     }
-
-
-def _not_advice(record: logging.LogRecord) -> bool:
-    """Granian advises against more threads than CPUs, but most of these wait."""
-    return not str(record.msg).startswith("Configuration allows spawning")
 
 
 class RequestLog:
@@ -103,8 +98,7 @@ class RequestLog:
             if not self._started:
                 self._started = True
                 threading.Thread(target=self._write_on, name="request-log", daemon=True).start()
-                # A worker process ends without atexit; this is called in any process.
-                multiprocessing.util.Finalize(self, self.flush, exitpriority=1)
+                atexit.register(self.flush)
 
     def flush(self) -> None:
         """Write every line that has been added."""

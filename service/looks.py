@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.answers import top
+from service.answers import Guess, top
 from service.pictures import decode
 from service.repository import Model, Repository
 from service.samples import Example
@@ -37,7 +36,7 @@ class Answer:
     """What one model says; ``milliseconds`` are of its run, and of waiting for a free runner."""
 
     model: Model
-    guesses: tuple[dict[str, Any], ...]
+    guesses: tuple[Guess, ...]
     milliseconds: float
 
 

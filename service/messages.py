@@ -56,7 +56,7 @@ class Request(flask.Request):
 class Response(flask.Response):
     """A response whose body, where it is in memory, reaches the server as a list.
 
-    Werkzeug wraps even that in an iterator, which Granian would have to stream.
+    Werkzeug wraps even that in an iterator, with more to call than to send.
     """
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -30,6 +30,7 @@ from werkzeug.exceptions import HTTPException
 
 from service.messages import current
 from service.metric_files import claim_slot, dead_slots, shared_folder
+from service.operations import Answer, Tag, operation
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -52,6 +53,10 @@ blueprint = Blueprint("metrics", __name__)
 
 
 @blueprint.get("/metrics")
+@operation(
+    Tag.OPERATION,
+    Answer("every series", others=("text/plain", "application/openmetrics-text")),
+)
 def show() -> Response:
     """Every metric, in the format that the caller accepts."""
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))

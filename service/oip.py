@@ -18,24 +18,44 @@ from __future__ import annotations
 
 import zlib
 from http import HTTPStatus
-from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
 from service import __version__, health
-from service.compute import compute
+from service.compute import NOT_COMPUTED, compute
 from service.keys import public
 from service.messages import current
+from service.operations import Answer, Tag, operation
 from service.problems import Problem
+from service.protocol import (
+    BAD_TENSOR,
+    BAD_WISH,
+    ENCODING,
+    HEADER_LENGTH,
+    INFER,
+    JSON_LENGTH,
+    NAME,
+    UNKNOWN_MODEL,
+    VERSION,
+    WISH,
+    IndexEntry,
+    ModelConfig,
+    ModelMetadata,
+    ModelReady,
+    Server,
+    ServerLive,
+    ServerReady,
+)
 from service.records import RecordError, parse
 from service.repository import IMAGE_SHAPE, Model, UnknownModelError
-from service.state import repository, settings
+from service.state import NO_MODELS, repository, settings
 from service.tensors import (
     INPUT,
     INPUT_SHAPE,
     INPUT_TYPE,
     OUTPUT,
     OUTPUT_TYPE,
+    InferAnswer,
     TensorError,
     TooManyImagesError,
     read_request,
@@ -46,31 +66,33 @@ from service.uploads import read_body
 SERVER = "batchnorm-service"
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration")
-HEADER_LENGTH = "Inference-Header-Content-Length"
 
-_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _MODEL, _VERSION = "/models/<name>", "/models/<name>/versions/<version>"
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 blueprint = Blueprint("oip", __name__, url_prefix="/v2")
 
 
 @blueprint.get("")
 @blueprint.get("/")
-def server() -> dict[str, Any]:
+@operation(Tag.PROTOCOL, Answer("the metadata", Server))
+def server() -> Server:
     """The server's metadata."""
-    return {"name": SERVER, "version": __version__, "extensions": EXTENSIONS}
+    return {"name": SERVER, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
 @blueprint.get("/health/live")
+@operation(Tag.PROTOCOL, Answer("it is", ServerLive))
 @public
-def live() -> dict[str, bool]:
+def live() -> ServerLive:
     """The process is alive."""
     return {"live": True}
 
 
 @blueprint.get("/health/ready")
+@operation(Tag.PROTOCOL, Answer("they do", ServerReady), NO_MODELS, health.DRAINING)
 @public
-def ready() -> dict[str, bool]:
+def ready() -> ServerReady:
     """Every model answers; 503 otherwise."""
     health.ready()
     return {"ready": True}
@@ -78,14 +100,21 @@ def ready() -> dict[str, bool]:
 
 @blueprint.get(_MODEL)
 @blueprint.get(_VERSION)
-def model_metadata(name: str, version: str | None = None) -> dict[str, Any]:
+@operation(
+    Tag.PROTOCOL,
+    Answer("the metadata", ModelMetadata),
+    UNKNOWN_MODEL,
+    NO_MODELS,
+    path=(NAME, VERSION),
+)
+def model_metadata(name: str, version: str | None = None) -> ModelMetadata:
     """A model's versions and tensors."""
     model = _model(name, version)
     return {
         "name": model.variant,
         "versions": [str(each) for each in sorted(repository().models[model.variant])],
         "platform": PLATFORM,
-        "inputs": [{"name": INPUT, "datatype": INPUT_TYPE, "shape": INPUT_SHAPE}],
+        "inputs": [{"name": INPUT, "datatype": INPUT_TYPE, "shape": list(INPUT_SHAPE)}],
         "outputs": [
             {"name": OUTPUT, "datatype": OUTPUT_TYPE, "shape": [-1, len(model.card.classes)]}
         ],
@@ -94,7 +123,15 @@ def model_metadata(name: str, version: str | None = None) -> dict[str, Any]:
 
 @blueprint.get(f"{_MODEL}/ready")
 @blueprint.get(f"{_VERSION}/ready")
-def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+@operation(
+    Tag.PROTOCOL,
+    Answer("it does", ModelReady),
+    UNKNOWN_MODEL,
+    NO_MODELS,
+    health.DRAINING,
+    path=(NAME, VERSION),
+)
+def model_ready(name: str, version: str | None = None) -> ModelReady:
     """Whether a model answers; 404 where there is none, 503 where the service is not ready."""
     model = _model(name, version)
     health.ready()
@@ -103,22 +140,43 @@ def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
 
 @blueprint.get(f"{_MODEL}/config")
 @blueprint.get(f"{_VERSION}/config")
-def model_config(name: str, version: str | None = None) -> dict[str, Any]:
+@operation(
+    Tag.PROTOCOL,
+    Answer("the configuration", ModelConfig),
+    UNKNOWN_MODEL,
+    NO_MODELS,
+    path=(NAME, VERSION),
+)
+def model_config(name: str, version: str | None = None) -> ModelConfig:
     """What the model's ``config.pbtxt`` says, as JSON; the largest batch is this service's own."""
     model = _model(name, version)
-    output = {"name": OUTPUT, "data_type": f"TYPE_{OUTPUT_TYPE}", "dims": [len(model.card.classes)]}
+    classes = len(model.card.classes)
     return {
         "name": model.variant,
         "platform": PLATFORM,
         "max_batch_size": settings().max_images,
-        "input": [{"name": INPUT, "data_type": f"TYPE_{INPUT_TYPE}", "dims": IMAGE_SHAPE}],
-        "output": [{**output, "label_filename": "labels.txt"}],
+        "input": [{"name": INPUT, "data_type": f"TYPE_{INPUT_TYPE}", "dims": list(IMAGE_SHAPE)}],
+        "output": [
+            {
+                "name": OUTPUT,
+                "data_type": f"TYPE_{OUTPUT_TYPE}",
+                "dims": [classes],
+                "label_filename": "labels.txt",
+            }
+        ],
         "version_policy": {"all": {}},
         "dynamic_batching": {},
     }
 
 
 @blueprint.post("/repository/index")
+@operation(
+    Tag.PROTOCOL,
+    Answer("every version of every model", list[IndexEntry]),
+    BAD_WISH,
+    NO_MODELS,
+    body=WISH,
+)
 def repository_index() -> Response:
     """Every model and version; all of them are ready, or the service is not."""
     body = read_body(current(), settings().max_body_bytes)
@@ -139,6 +197,22 @@ def repository_index() -> Response:
 
 @blueprint.post(f"{_MODEL}/infer")
 @blueprint.post(f"{_VERSION}/infer")
+@operation(
+    Tag.PROTOCOL,
+    Answer(
+        "the probabilities, or the likeliest classes",
+        InferAnswer,
+        others=("application/octet-stream",),
+        headers={HEADER_LENGTH: "The bytes of the JSON, where a tensor follows it as bytes."},
+    ),
+    UNKNOWN_MODEL,
+    BAD_TENSOR,
+    NOT_COMPUTED,
+    NO_MODELS,
+    path=(NAME, VERSION),
+    headers=(JSON_LENGTH, ENCODING),
+    body=INFER,
+)
 def infer(name: str, version: str | None = None) -> Response:
     """A tensor of pictures in, a tensor of probabilities, or of the likeliest classes, out."""
     model = _model(name, version)
@@ -165,7 +239,7 @@ def _model(name: str, version: str | None) -> Model:
     """The model of a path. Raises ``Problem`` 404 with a list of those there are."""
     models = repository()
     try:
-        if version is None or (version.isascii() and version.isdigit() and len(version) < 20):
+        if version is None or VERSION.allows(version):
             return models.get(name, None if version is None else int(version))
         known = ", ".join(str(each) for each in sorted(models.models[models.get(name).variant]))
         detail = f"no version {version[:80]!r} of {name}: there are {known}"
@@ -177,13 +251,7 @@ def _model(name: str, version: str | None) -> Model:
 def _header_length() -> int | None:
     """How much of the body is JSON, where the header says so. Raises ``Problem`` 400."""
     text = request.headers.get(HEADER_LENGTH)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise Problem(
-            HTTPStatus.BAD_REQUEST, f"{HEADER_LENGTH} is {text[:80]!r}, not a length in bytes"
-        )
-    return int(text)
+    return None if text is None else JSON_LENGTH.read(text)
 
 
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
@@ -197,8 +265,8 @@ def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
     if encoding not in _WINDOW_BITS:
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"Content-Encoding is {encoding[:80]!r}; allowed: gzip, deflate, identity",
-            headers={"Accept-Encoding": "gzip, deflate, identity"},
+            f"Content-Encoding is {encoding[:80]!r}; allowed: {', '.join(ENCODING.values)}",
+            headers={"Accept-Encoding": ", ".join(ENCODING.values)},
         )
     inflater = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:

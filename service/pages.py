@@ -26,20 +26,23 @@ from werkzeug.wrappers import Response as AnyResponse
 from service import wording
 from service.assets import address, packed_response
 from service.charts import curves, shifts
-from service.compute import compute
+from service.compute import NOT_COMPUTED, compute
 from service.looks import first_look, look_of, newest, pixels_of
 from service.messages import Response, current
+from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem
 from service.repository import Model, UnknownModelError
 from service.samples import examples, find
-from service.state import repository, settings
-from service.study import StudyError, read_study
-from service.uploads import FIELD, read_upload
+from service.state import NO_MODELS, repository, settings
+from service.study import StudyError, read_studies
+from service.uploads import BAD_UPLOAD, FIELD, UPLOAD, read_upload
 
 POLICY = (
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
     "object-src 'none'"
 )
+
+HTML, FILE = "text/html", "application/octet-stream"
 
 blueprint = Blueprint("pages", __name__)
 
@@ -51,6 +54,7 @@ def init_app(app: Flask) -> None:
 
 
 @blueprint.get("/")
+@operation(Tag.PAGES, Answer("the page", others=(HTML,)), NO_MODELS, told=True)
 def index() -> Response:
     """The page."""
     models = newest(repository())
@@ -58,18 +62,17 @@ def index() -> Response:
     shown = examples(datasets)
     look = first_look(repository(), shown[0])
     try:
-        study, fault = read_study(settings().models_dir), None
+        studies, fault = read_studies(settings().models_dir), None
     except StudyError as error:
-        study, fault = None, str(error)
+        studies, fault = (), str(error)
     normalized = [model for model in models if model.card.frozen.layers]
     return _html(
         "page.html",
         look=look,
         latencies={each.model.variant: each.milliseconds for each in look.answers},
         examples=shown,
-        study=study,
+        studies=[(study, curves(study, len(models[0].card.classes))) for study in studies],
         study_fault=fault,
-        panels=curves(study, len(models[0].card.classes)) if study else (),
         frozen=list(zip(normalized, shifts(m.card.frozen.layers for m in normalized), strict=True)),
         models=[m for versions in repository().models.values() for m in versions.values()],
         newest=models,
@@ -78,19 +81,37 @@ def index() -> Response:
 
 
 @blueprint.get("/answers")
-def example_answers() -> AnyResponse:
+@operation(
+    Tag.PAGES,
+    Answer("the answers", others=(HTML,)),
+    {HTTPStatus.NOT_FOUND: "no such example"},
+    NOT_COMPUTED,
+    NO_MODELS,
+    query=(Text("example", "One of the page's examples; without it, the page itself."),),
+    bare={HTTPStatus.SEE_OTHER: "the page is at /"},
+    told=True,
+)
+def example_answers(example: str | None) -> AnyResponse:
     """Every net's answer to an example picture."""
-    name = current().args.get("example")
-    if name is None:
-        return redirect("/", HTTPStatus.SEE_OTHER)
-    example = find(name)
     if example is None:
-        raise Problem(HTTPStatus.NOT_FOUND, f"there is no example {name[:80]!r}")
-    look = look_of(repository(), pixels_of(example), _compute, example=example)
+        return redirect("/", HTTPStatus.SEE_OTHER)
+    picture = find(example)
+    if picture is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no example {example[:80]!r}")
+    look = look_of(repository(), pixels_of(picture), _compute, example=picture)
     return _html("answers.html", look=look)
 
 
 @blueprint.post("/answers")
+@operation(
+    Tag.PAGES,
+    Answer("the answers", others=(HTML,)),
+    BAD_UPLOAD,
+    NOT_COMPUTED,
+    NO_MODELS,
+    body=UPLOAD,
+    told=True,
+)
 def answers() -> Response:
     """Every net's answer to the uploaded picture; of several, the first."""
     upload = read_upload()
@@ -99,6 +120,17 @@ def answers() -> Response:
 
 
 @blueprint.get("/models/<variant>/<int:version>/model.onnx")
+@operation(
+    Tag.MODELS,
+    Answer("the file", others=(FILE,)),
+    {HTTPStatus.NOT_FOUND: "no such model, or its file has changed since it was loaded"},
+    NO_MODELS,
+    path=(
+        Text("variant", "The variant.", variant=True),
+        Text("version", "Its version.", pattern="[0-9]+"),
+    ),
+    told=True,
+)
 def download(variant: str, version: int) -> Response:
     """The model's file, byte for byte as it is served."""
     try:
@@ -112,7 +144,7 @@ def download(variant: str, version: int) -> Response:
             HTTPStatus.NOT_FOUND,
             f"{model.file} is no longer the file that was loaded; start the service again",
         )
-    response = Response(content, mimetype="application/octet-stream")
+    response = Response(content, mimetype=FILE)
     response.headers["Content-Disposition"] = f'attachment; filename="{variant}-{version}.onnx"'
     return response
 
@@ -144,6 +176,6 @@ def _html(template: str, **context: object) -> Response:
         **context,
     )
     content = text.encode()
-    response = packed_response(request, content, gzip.compress(content, 6, mtime=0), "text/html")
+    response = packed_response(request, content, gzip.compress(content, 6, mtime=0), HTML)
     response.headers["Content-Security-Policy"] = POLICY
     return response

@@ -40,6 +40,9 @@ _UPRIGHT = {
 }
 """What undoes each EXIF orientation; 1 is upright (EXIF 2.32, section 4.6.4)."""
 
+# Pillow warns of odd files in words that hold their numbers, and Python keeps every such text for
+# ever: strangers could fill the memory, and the log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # Behind the ceiling below stands Pillow's own: it warns above 89 million pixels.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 

@@ -10,11 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Annotated, Literal, TypedDict
 
 from flask import Flask, Response, json, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from service.correlation import correlation
+from service.rules import Between
+
+PROBLEM_TYPE = "application/problem+json"
+
+Refusals = Mapping[HTTPStatus, str]
+"""The problems that a piece of code may raise, and when; declared beside it."""
+
+
+class ProblemDetails(TypedDict):
+    """What went wrong, as RFC 9457 has it; `request_id` names the request in the log too."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: Annotated[int, Between(400, 599)]
+    detail: str
+    request_id: str
+
+
+class ProtocolError(TypedDict):
+    """What went wrong, as the Open Inference Protocol has it."""
+
+    error: str
 
 
 class Problem(Exception):  # noqa: N818 - the RFC's word
@@ -55,16 +78,22 @@ def _from_http_exception(error: HTTPException) -> Response:
 
 def error_body(path: str, status: HTTPStatus, detail: str, request_id: str) -> tuple[str, str]:
     """An error's body, and its media type, as the callers of ``path`` expect it."""
-    if path == "/v2" or path.startswith("/v2/"):
-        return json.dumps({"error": detail}), "application/json"
-    body = {
+    if in_protocol(path):
+        error: ProtocolError = {"error": detail}
+        return json.dumps(error), "application/json"
+    problem: ProblemDetails = {
         "type": "about:blank",
         "title": status.phrase,
         "status": status,
         "detail": detail,
         "request_id": request_id,
     }
-    return json.dumps(body), "application/problem+json"
+    return json.dumps(problem), PROBLEM_TYPE
+
+
+def in_protocol(path: str) -> bool:
+    """Whether a path is the Open Inference Protocol's, whose errors have its form."""
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def _response(status: HTTPStatus, detail: str) -> Response:

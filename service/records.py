@@ -2,7 +2,8 @@
 
 In: a parsed JSON value and the dataclass it should be. Out: that dataclass, nested ones included.
 The annotations are the schema: int, float, str, dict[str, str], tuple[T, ...], T | None and
-dataclasses are understood. A field that the dataclass does not have is refused, not dropped.
+dataclasses are understood. A field that the dataclass does not have is refused, not dropped; one
+that has a default there may be missing, as in a document from before it existed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -39,16 +41,27 @@ def read(kind: type[T], value: object, where: str = "") -> T:
     """
     if not isinstance(value, Mapping):
         raise RecordError(f"{where or 'the document'} is {_show(value)}, not an object")
-    hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    hints = _hints(kind)  # type: ignore[arg-type]
+    known = fields(kind)  # type: ignore[arg-type]
+    names = [field.name for field in known]
     prefix = f"{where}." if where else ""
-    missing = [prefix + name for name in names if name not in value]
+    missing = [
+        prefix + field.name
+        for field in known
+        if field.name not in value and field.default is MISSING
+    ]
     if missing:
         raise RecordError(f"{', '.join(missing)} is missing")
     unknown = [f"{prefix}{name}" for name in value if name not in names]
     if unknown:
         raise RecordError(f"{', '.join(unknown)} is not a known field")
-    return kind(**{name: _field(hints[name], value[name], prefix + name) for name in names})
+    given = [name for name in names if name in value]
+    return kind(**{name: _field(hints[name], value[name], prefix + name) for name in given})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _field(kind: Any, value: Any, where: str) -> Any:

@@ -53,7 +53,8 @@ def create_session(model: bytes, options: RuntimeOptions = DEFAULT_OPTIONS) -> A
     """An ``InferenceSession`` on CUDA, or on the CPU if CUDA does not work here.
 
     Raises ``GpuError`` if a GPU is required, and ONNX Runtime's own errors for a model that it
-    cannot load. Must be called after the process has forked: neither threads nor CUDA survive it.
+    cannot load. A session on CUDA, or of several threads, does not survive a fork; one of a single
+    thread on the CPU does.
     """
     cause = why_no_gpu()
     if cause is None:
@@ -76,12 +77,10 @@ def why_no_gpu() -> str | None:
 
     Asked before CUDA is, because ONNX Runtime writes warnings to stderr when it fails to start.
     """
-    if CUDA not in onnxruntime.get_available_providers():
-        return "this build of ONNX Runtime has no CUDA provider; install onnxruntime-gpu"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver (libcuda.so.1 is not there); in a container, pass the GPU to it"
+    cause = _why_no_driver()
+    if cause is not None:
+        return cause
+    driver = ctypes.CDLL("libcuda.so.1")
     status = driver.cuInit(0)
     if status:
         return f"the NVIDIA driver does not start (cuInit returns {status})"
@@ -93,6 +92,31 @@ def why_no_gpu() -> str | None:
         onnxruntime.preload_dlls()
     failures = [line for line in said.getvalue().splitlines() if line.startswith("Failed")]
     return f"CUDA's libraries are incomplete: {failures[0]}" if failures else None
+
+
+def gpu_works() -> bool:
+    """Whether CUDA works, as asked by a process that is going to fork: asking would end that."""
+    if _why_no_driver() is not None:
+        return False
+    child = os.fork()
+    if child == 0:
+        works = False
+        try:
+            works = why_no_gpu() is None
+        finally:
+            os._exit(0 if works else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _why_no_driver() -> str | None:
+    """What stands in the way of asking the driver."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return "this build of ONNX Runtime has no CUDA provider; install onnxruntime-gpu"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1 is not there); in a container, pass the GPU to it"
+    return None
 
 
 @cache

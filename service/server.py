@@ -1,94 +1,108 @@
-"""Granian around the application: processes, threads, signals and the port.
+"""gunicorn around the workers: how many, what they share, and what becomes of signals.
 
-A supervisor forks the workers and replaces one that dies. The models are loaded in each worker,
-after the fork: neither ONNX Runtime's threads nor CUDA survive one.
-
-SIGTERM drains: for ``settings.drain_seconds`` the service says that it is not ready, so that load
-balancers look elsewhere, and still answers; then the port is closed, requests in progress are
-finished, and the server ends with status 0.
+The supervisor loads, checks and warms up the models once and forks the workers, which share the
+models' memory: sessions of one thread have nothing that a fork would lose. Where a session has
+threads of its own, or a GPU, each worker loads the models for itself. A worker that dies or hangs
+is replaced. SIGTERM and SIGINT drain: see ``service.worker``; the server then ends with status 0.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
-import time
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
 
-from granian.constants import HTTPModes, Interfaces, Loops
-from granian.log import LogLevels
-from granian.server.mp import MPServer
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from service import logs
-from service.capacity import request_threads, worker_processes
-from service.drain import Drain
+from service.acceptor import Board
+from service.app import create_app
+from service.capacity import worker_processes
+from service.metric_files import MEMORY, shared
+from service.repository import ModelError, Repository, open_repository
+from service.runtime import GpuError, gpu_works, why_no_gpu
 from service.settings import Settings
+from service.state import state_of
+from service.worker import LoopWorker, configured_logger
 
-if TYPE_CHECKING:
-    from flask import Flask
+HANG_SECONDS = 120
+"""A worker whose loop has not turned for so long is replaced."""
+
+GRACE_SECONDS = 5
 
 
 def serve(settings: Settings) -> None:
-    """Serve on ``settings.host`` and ``settings.port``; returns on SIGTERM."""
-    drain = Drain()
-    _Server(
-        drain,
-        settings.drain_seconds,
-        target="service.app:create_app",
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.WSGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        loop=Loops.asyncio,
-        workers=worker_processes(settings),
-        blocking_threads=request_threads(settings),
-        respawn_failed_workers=True,
-        log_level=LogLevels(settings.log_level),
-        log_dictconfig=logs.configuration(settings.log_level),
-    ).serve(target_loader=partial(_load, settings, drain), wrap_loader=False)
+    """Serve on ``settings.host`` and ``settings.port`` until SIGTERM, then exit with status 0.
+
+    Raises ``GpuError`` where a GPU is required and none works, and ``FolderError``.
+    """
+    gpu = gpu_works()
+    if settings.require_gpu and not gpu:
+        raise GpuError(f"REQUIRE_GPU=1, but no GPU works: {why_no_gpu()}")
+    workers = worker_processes(settings, gpu=gpu)
+    repository = None
+    if not gpu and settings.ort_threads == 1:
+        # What is wrong with a model the workers find out too, and go on to tell who asks them.
+        with suppress(ModelError):
+            repository = open_repository(settings)
+    with shared(workers):
+        _Supervisor(_Application(settings, workers, repository)).run()
 
 
-class _Server(MPServer):
-    """Granian's supervisor, which drains before it stops its workers."""
+class _Application(BaseApplication):
+    """gunicorn's configuration, and what each worker serves."""
 
-    def __init__(self, drain: Drain, drain_seconds: float, **options: Any) -> None:
-        super().__init__(**options)
-        self._drain = drain
-        self._drain_seconds = drain_seconds
+    def __init__(self, settings: Settings, workers: int, repository: Repository | None) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._repository = repository
+        self._board = Board(workers)
+        super().__init__()
 
-    def signal_handler_interrupt(self, *arguments: Any, **options: Any) -> None:
-        """SIGTERM or SIGINT."""
-        self._drain.begin()
-        super().signal_handler_interrupt(*arguments, **options)  # type: ignore[no-untyped-call]
+    def load_config(self) -> None:
+        """Everything that differs from gunicorn's defaults."""
+        settings = self._settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        for name, value in {
+            "bind": f"{host}:{settings.port}",
+            "workers": self._workers,
+            "worker_class": LoopWorker,
+            "timeout": HANG_SECONDS,
+            "graceful_timeout": settings.drain_seconds + settings.deadline_seconds + GRACE_SECONDS,
+            "logger_class": configured_logger(logs.configuration(settings.log_level)),
+            "loglevel": settings.log_level,
+            "worker_tmp_dir": str(MEMORY) if MEMORY.is_dir() else None,
+            "control_socket_disable": True,
+            "pre_fork": self._seat,
+            "child_exit": self._unseat,
+        }.items():
+            self.cfg.set(name, value)
 
-    def shutdown(self, exit_code: int = 0) -> None:
-        """Stop the workers, which finish what they have begun."""
-        if self._drain.begun:
-            time.sleep(self._drain_seconds)
-        super().shutdown(exit_code)  # type: ignore[no-untyped-call]
+    def _seat(self, supervisor: Arbiter, worker: LoopWorker) -> None:
+        taken = {each.place for each in supervisor.WORKERS.values()}
+        worker.board = self._board
+        worker.place = min(set(range(self._workers)) - taken, default=0)
+
+    def _unseat(self, supervisor: Arbiter, worker: LoopWorker) -> None:
+        self._board.leave(worker.place)
+
+    def load(self) -> Flask:
+        """Make the application, in a worker."""
+        logging.captureWarnings(True)  # Pillow's, about odd files, become log lines too
+        app = create_app(self._settings, self._repository)
+        fault = state_of(app).fault
+        if fault:
+            print(f"Not ready: {fault}", file=sys.stderr, flush=True)
+        return app
 
 
-def _load(settings: Settings, drain: Drain) -> Flask:
-    """Make the application, in a worker. A GPU that is required and missing ends the worker."""
-    from service.app import create_app
-    from service.runtime import GpuError
-    from service.state import state_of
+class _Supervisor(Arbiter):
+    """gunicorn's arbiter; what a terminal's Ctrl-C asks for is no less graceful."""
 
-    logging.captureWarnings(True)  # Pillow's, about odd files, become log lines too
-    try:
-        app = create_app(settings, drain=drain)
-    except GpuError as error:
-        print(error, file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
-    fault = state_of(app).fault
-    if fault:
-        print(f"Not ready: {fault}", file=sys.stderr, flush=True)
-    # What is there now stays: it need not be looked at again and again for garbage, of which a
-    # request leaves next to none.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    return app
+    def handle_int(self) -> None:
+        """As SIGTERM."""
+        self.handle_term()
+
+    handle_quit = handle_int

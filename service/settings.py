@@ -103,14 +103,8 @@ SETTINGS = (
         "WEB_CONCURRENCY",
         "0",
         _whole(0, 256),
-        "worker processes; each loads every model for itself; 0: one for every 4 usable CPUs, "
-        "and one alone where a GPU works",
-    ),
-    Setting(
-        "THREADS",
-        "0",
-        _whole(0, 1024),
-        "request threads in each worker; 0: enough for a full queue, and to refuse what is beyond",
+        "worker processes, which share the models' memory; 0: one for every ORT_THREADS usable "
+        "CPUs, and one alone where a GPU works",
     ),
     Setting(
         "MAX_BODY_BYTES",
@@ -151,6 +145,20 @@ SETTINGS = (
         "seconds from a request's arrival until its answer must be computed; beyond it 504",
     ),
     Setting(
+        "HEAD_SECONDS",
+        "20",
+        _whole(1, 3600),
+        "seconds that a request's head may take to arrive, and a new connection's first one to "
+        "begin; beyond it 408, and the connection is closed",
+    ),
+    Setting(
+        "BODY_SECONDS",
+        "60",
+        _whole(1, 3600),
+        "seconds that a request's body may take to arrive; beyond it 408, and the connection is "
+        "closed",
+    ),
+    Setting(
         "DRAIN_SECONDS",
         "1",
         _whole(0, 3600),
@@ -182,7 +190,7 @@ SETTINGS = (
         "ORT_THREADS",
         "1",
         _whole(1, 1024),
-        "CPU threads of one run; there are as many runs at a time as the usable CPUs have room for",
+        "CPU threads of one run; above 1, each worker has the models in memory for itself",
     ),
     Setting(
         "LOG_LEVEL",
@@ -201,7 +209,6 @@ class Settings:
     host: str
     port: int
     web_concurrency: int
-    threads: int
     max_body_bytes: int
     max_pixels: int
     max_request_pixels: int
@@ -209,6 +216,8 @@ class Settings:
     max_batch: int
     queue_images: int
     deadline_seconds: int
+    head_seconds: int
+    body_seconds: int
     drain_seconds: int
     api_keys: tuple[bytes, ...] = field(repr=False)
     cors_origins: tuple[str, ...]

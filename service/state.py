@@ -9,11 +9,14 @@ from flask import Flask, current_app
 
 from service.drain import Drain
 from service.engine import Engine
-from service.problems import Problem
+from service.problems import Problem, Refusals
 from service.repository import Repository
 from service.settings import Settings
 
 _KEY = "batchnorm-service"
+
+NO_MODELS: Refusals = {HTTPStatus.SERVICE_UNAVAILABLE: "no model can be served"}
+"""Where the models are needed."""
 
 
 @dataclass(frozen=True)

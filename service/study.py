@@ -68,8 +68,8 @@ class Study:
     article_steps: int | None
 
 
-def read_study(folder: Path) -> Study:
-    """Read ``folder``'s comparison. Raises ``StudyError``."""
+def read_studies(folder: Path) -> tuple[Study, ...]:
+    """Read ``folder``'s comparison: a study for every recipe. Raises ``StudyError``."""
     try:
         content = json.loads((folder / FILE).read_text())
     except FileNotFoundError:
@@ -77,7 +77,8 @@ def read_study(folder: Path) -> Study:
     except (OSError, ValueError) as error:
         raise StudyError(f"{FILE} cannot be read: {error}") from None
     try:
-        return _study(content)
+        # The first recipe stands in the document itself, the others, in the same fields, beside it.
+        return tuple(_study({**content, **each}) for each in ({}, *content.get("also", ())))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise StudyError(
             f'{FILE} is not as "make export" writes it ({type(error).__name__}: {error})'

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import Any
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,10 @@ from service.records import RecordError, parse
 from service.repository import IMAGE_SHAPE
 
 INPUT, INPUT_TYPE, INPUT_SHAPE = "images", "UINT8", (-1, *IMAGE_SHAPE)
-OUTPUT, OUTPUT_TYPE = "probabilities", "FP32"
+OUTPUT: Final = "probabilities"
+OUTPUT_TYPE: Final = "FP32"
 
-_SHARED_MEMORY = "shared_memory_region"
+SHARED_MEMORY = "shared_memory_region"
 _WANTED = f"{INPUT_TYPE} {list(INPUT_SHAPE)}"
 
 
@@ -42,6 +43,34 @@ class TensorError(ValueError):
 
 class TooManyImagesError(TensorError):
     """A tensor holds more pictures than one request may."""
+
+
+class BinarySize(TypedDict):
+    """How many bytes of a tensor follow the JSON."""
+
+    binary_data_size: int
+
+
+class OutputTensor(TypedDict):
+    """Probabilities (FP32), or `value:index:label` of the likeliest classes (BYTES).
+
+    A row for every picture; `data` is flat, and absent where the tensor follows as bytes.
+    """
+
+    name: str
+    datatype: Literal["FP32", "BYTES"]
+    shape: list[int]
+    parameters: NotRequired[BinarySize]
+    data: NotRequired[list[float] | list[str]]
+
+
+class InferAnswer(TypedDict):
+    """What a version of a model says to the tensor that was sent."""
+
+    model_name: str
+    model_version: str
+    id: NotRequired[str]
+    outputs: list[OutputTensor]
 
 
 @dataclass(frozen=True)
@@ -89,8 +118,8 @@ def write_response(
 
     ``rows`` are the probabilities, float32 [N, len(classes)].
     """
-    shown: dict[str, Any]
-    data: bytes | list[Any]
+    shown: OutputTensor
+    data: bytes | list[float] | list[str]
     if wish.classes is None:
         shown = {"name": OUTPUT, "datatype": OUTPUT_TYPE, "shape": list(rows.shape)}
         data = rows.astype("<f4", copy=False).tobytes() if wish.binary else rows.ravel().tolist()
@@ -99,10 +128,8 @@ def write_response(
         shape = [len(rows), min(wish.classes, len(classes))]
         shown = {"name": OUTPUT, "datatype": "BYTES", "shape": shape}
         data = _as_bytes(texts) if wish.binary else texts
-    answer: dict[str, Any] = {"model_name": model, "model_version": str(version)}
-    if wish.id is not None:
-        answer["id"] = wish.id
-    answer["outputs"] = [shown]
+    identity: dict[str, str] = {} if wish.id is None else {"id": wish.id}
+    answer = {"model_name": model, "model_version": str(version), **identity, "outputs": [shown]}
     if isinstance(data, bytes):
         shown["parameters"] = {"binary_data_size": len(data)}
         head = json.dumps(answer).encode()
@@ -252,7 +279,7 @@ def _parameters(owner: dict[str, Any], where: str) -> dict[str, Any]:
     if parameters is None:
         return {}
     parameters = _object(parameters, f"{where}: parameters")
-    if _SHARED_MEMORY in parameters:
+    if SHARED_MEMORY in parameters:
         raise TensorError(f"{where}: there is no shared memory here; send the tensor itself")
     return parameters
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from service.forms import plain_files
 from service.messages import Request, current
 from service.metrics import metrics
+from service.operations import Body
 from service.pictures import (
+    FORMATS,
     Picture,
     PictureError,
     PictureTooLargeError,
@@ -27,17 +30,66 @@ from service.pictures import (
     decode_opened,
     open_picture,
 )
-from service.problems import Problem
+from service.problems import Problem, Refusals
 from service.settings import Settings
 from service.state import settings as current_settings
+from service.waiting import in_thread
 
 FIELD = "image"
+
+INLINE_PIXELS, INLINE_BYTES = 1 << 16, 1 << 18
+"""Pictures up to here are decoded at once, in 2 ms at most; more would keep others waiting."""
 
 _STATUS = {
     UnsupportedPictureError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     UndecodablePictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PictureTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }
+
+
+BAD_UPLOAD: Refusals = {
+    HTTPStatus.BAD_REQUEST: "no picture, an unknown form field, or a body that ends early",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+        "more than {max_body_bytes:,} bytes, {max_images} pictures, {max_pixels:,} pixels in one "
+        "of them or {max_request_pixels:,} in all of them"
+    ),
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: f"a file that is none of {', '.join(FORMATS)}",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "a picture that is broken or cut off",
+}
+
+
+def _media(settings: Settings) -> dict[str, Any]:
+    """What ``read_upload`` reads."""
+    kinds = [f"image/{name.lower()}" for name in FORMATS]
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
+    files = {"type": "array", "items": file, "minItems": 1, "maxItems": settings.max_images}
+    form = {
+        "type": "object",
+        "properties": {FIELD: files},
+        "required": [FIELD],
+        "additionalProperties": False,
+    }
+    pictures = {
+        kind: {
+            "schema": {
+                "type": "string",
+                "contentMediaType": kind,
+                "minLength": 1,
+                "maxLength": settings.max_body_bytes,
+            }
+        }
+        for kind in (*kinds, "application/octet-stream")
+    }
+    encoding = {FIELD: {"contentType": ", ".join(kinds)}}
+    return {"multipart/form-data": {"schema": form, "encoding": encoding}, **pictures}
+
+
+UPLOAD = Body(
+    f"One picture as the body, whatever its Content-Type says, or one or more as files of the "
+    f"multipart field `{FIELD}`. Formats, told by their content: {', '.join(FORMATS)}. At most "
+    "{max_images} pictures and {max_body_bytes:,} bytes, {max_pixels:,} pixels each.",
+    _media,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +128,12 @@ def read_upload() -> Upload:
             f"{settings.max_request_pixels} allowed; send fewer of them at a time, or scale them "
             "down",
         )
-    images = [_decode(*each) for each in zip(names, pictures, strict=True)]
+
+    def decode() -> list[NDArray[np.uint8]]:
+        return [_decode(*each) for each in zip(names, pictures, strict=True)]
+
+    light = pixels <= INLINE_PIXELS and sum(len(data) for _, data in parts) <= INLINE_BYTES
+    images = decode() if light else in_thread(decode)
     metrics().decode_seconds.observe(time.perf_counter() - started)
     return Upload(names, images[0][None] if len(images) == 1 else np.stack(images))
 
@@ -118,7 +175,7 @@ def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, b
             f"the form has more parts than the {settings.max_images} pictures that one request "
             "may hold, or a text field that is too long",
         ) from None
-    strangers = sorted({*form, *uploads} - {FIELD})
+    strangers = sorted({name or "" for name in (*form, *uploads)} - {FIELD})  # None: no name
     if strangers:
         named = ", ".join(_shown(name) for name in strangers[:5])
         raise Problem(HTTPStatus.BAD_REQUEST, f"unknown form field {named}; {_how()}")

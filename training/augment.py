@@ -1,10 +1,11 @@
-"""The article's augmentation, batched and backend-neutral, inside the compiled training step.
+"""The recipes' augmentations, batched and backend-neutral, inside the compiled training step.
 
-Keras' ``ImageDataGenerator(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)`` composes one
-affine transform a picture and resamples once: shear (degrees), then zoom of rows and columns, about
+The article's is ``ImageDataGenerator(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)``: one
+affine transform a picture, resampled once: shear (degrees), then zoom of rows and columns, about
 the picture's centre, bilinear, the nearest edge pixel outside; then a flip for one picture in two.
 Keras' own ``RandomShear`` and ``RandomZoom`` layers are something else: 0.2 means 11.3 degrees
-there, about a corner, with reflection outside and one resampling each.
+there, about a corner, with reflection outside and one resampling each. The modern one shifts by
+whole pixels and flips.
 """
 
 from __future__ import annotations
@@ -18,6 +19,51 @@ from keras import ops
 from training.recipes import Augmentation
 
 Tensor = Any
+
+
+def augment(
+    images: Tensor, augmentation: Augmentation, generator: keras.random.SeedGenerator
+) -> Tensor:
+    """Every picture of uint8 ``images`` [N, H, W, C] transformed by chance, as the recipe says."""
+    count = ops.shape(images)[0]
+    if augmentation.shift:
+        return shifted(images, *random_shifts(augmentation, count, generator))
+    return transform(images, *random_parameters(augmentation, count, generator))
+
+
+def random_shifts(
+    augmentation: Augmentation, count: Tensor, generator: keras.random.SeedGenerator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw for each of ``count`` pictures: rows and columns to shift it by (int32), flip (bool)."""
+    rows, columns, flip = ops.unstack(
+        keras.random.uniform((3, count), 0.0, 1.0, seed=generator), axis=0
+    )
+    places, most = 2 * augmentation.shift + 1, augmentation.shift
+
+    def pixels(uniform: Tensor) -> Tensor:
+        return ops.minimum(ops.cast(ops.floor(places * uniform), "int32"), places - 1) - most
+
+    return pixels(rows), pixels(columns), flip < (0.5 if augmentation.flip else 0.0)
+
+
+def shifted(images: Tensor, rows: Tensor, columns: Tensor, flip: Tensor) -> Tensor:
+    """Crop every picture out of itself, mirrored at its edges: the usual "pad and crop".
+
+    ``images`` is [N, H, W, C]; returns the same shape and dtype. Pixel (i, j) comes from
+    (i + rows, j + columns), counted from the right where ``flip``; outside, the picture is mirrored
+    about its outermost pixels. The parameters are [N]: int32, less than H and W in size; bool.
+    """
+    count, height, width, channels = ops.shape(images)
+    row = ops.arange(height, dtype="int32")[None, :] + rows[:, None]
+    column = ops.arange(width, dtype="int32")[None, :]
+    column = ops.where(flip[:, None], width - 1 - column, column) + columns[:, None]
+
+    def mirrored(place: Tensor, size: int) -> Tensor:
+        return (size - 1) - ops.abs((size - 1) - ops.abs(place))
+
+    corner = ops.arange(count, dtype="int32")[:, None, None] * (height * width)
+    place = corner + mirrored(row, height)[:, :, None] * width + mirrored(column, width)[:, None, :]
+    return ops.take(ops.reshape(images, (-1, channels)), place, axis=0)
 
 
 def random_parameters(
@@ -48,7 +94,7 @@ def transform(
     [N]: degrees, factors (below 1 magnifies), bool. Oracle:
     ``ImageDataGenerator.apply_transform`` with ``shear``, ``zy``, ``zx`` and ``flip_horizontal``.
     """
-    _, height, width, channels = images.shape
+    count, height, width, channels = ops.shape(images)
     angle = shear[:, None, None] * (math.pi / 180)
     row_zoom, column_zoom = row_zoom[:, None, None], column_zoom[:, None, None]
     row = ops.arange(height, dtype="float32")[None, :, None] - (height / 2 - 0.5)
@@ -59,15 +105,14 @@ def transform(
     source_column = column_zoom * column - ops.sin(angle) * row_zoom * row + (width / 2 - 0.5)
     source_row = ops.cos(angle) * row_zoom * row + (height / 2 - 0.5)
     source_column = ops.clip(source_column, 0.0, width - 1.0)
-    source_row = ops.clip(ops.broadcast_to(source_row, source_column.shape), 0.0, height - 1.0)
+    source_row = ops.clip(ops.broadcast_to(source_row, ops.shape(source_column)), 0.0, height - 1.0)
 
     top = ops.minimum(ops.floor(source_row), height - 2.0)
     left = ops.minimum(ops.floor(source_column), width - 2.0)
     below, right = (source_row - top)[..., None], (source_column - left)[..., None]
 
-    batch = source_row.shape[0]
     corner = ops.cast(top * width + left, "int32") + ops.reshape(
-        ops.arange(batch, dtype="int32") * (height * width), (batch, 1, 1)
+        ops.arange(count, dtype="int32") * (height * width), (count, 1, 1)
     )
     flat = ops.reshape(images, (-1, channels))
 

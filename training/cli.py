@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import os
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from training.environment import import_quietly
 from training.recipes import RECIPES
 from training.variants import VARIANTS
 
@@ -157,6 +154,33 @@ def main() -> None:
     default=0,
     help="Stop after this many epochs without a new best on the hold-out. 0: never.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Trials at a time, each in a process of its own, on this machine.",
+)
+@click.option(
+    "--ray",
+    "cluster",
+    metavar="ADDRESS",
+    help="Run the trials on this Ray cluster: auto, or host:port.",
+)
+@click.option(
+    "--gpus",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Share of a GPU that a trial takes, with --ray: 0.25 puts four on one.",
+)
+@click.option(
+    "--index",
+    type=click.IntRange(min=0),
+    envvar="JOB_COMPLETION_INDEX",
+    show_envvar=True,
+    help="Only this one of the trials, from 0: seed by seed, in each the variants in their order.",
+)
 @told
 def train(
     recipe: str,
@@ -171,12 +195,17 @@ def train(
     hold_out: int,
     keep_best: bool,
     patience: int,
+    jobs: int,
+    cluster: str | None,
+    gpus: float,
+    index: int | None,
 ) -> None:
-    """Fit and freeze every variant with every seed, one trial after another."""
+    """Fit and freeze every variant with every seed, one trial after another or several at once."""
     from training.data import load
     from training.fit import fit
     from training.freeze import freeze
-    from training.trial import Trial, override
+    from training.spread import run_in_processes, run_on_ray
+    from training.trial import Trial, TrialError, override
 
     chosen = override(recipe, steps=steps, epochs=epochs, batch=batch, learning_rate=learning_rate)
     trials = [
@@ -184,11 +213,23 @@ def train(
         for seed in seeds
         for name in variants
     ]
+    if index is not None:
+        if index >= len(trials):
+            raise TrialError(
+                f"--index {index}: there are {len(trials)} trials, 0 to {len(trials) - 1}; "
+                "ask for as many completions as there are trials"
+            )
+        trials = [trials[index]]
+    if cluster is not None:
+        return run_on_ray(trials, data, cluster, gpus, click.echo)
+    if jobs > 1:
+        return run_in_processes(trials, data, jobs, click.echo)
     dataset = load(chosen.dataset, data)
     for trial in trials:
         record = fit(trial, dataset, say=click.echo)
         if record["status"] != "frozen":
             freeze(trial.folder, dataset, say=click.echo)
+    return None
 
 
 @main.command()
@@ -270,6 +311,46 @@ def compare(recipe: str, runs: Path, to: Path) -> None:
 
 
 @main.command()
+@recipe_option
+@click.option(
+    "--variants",
+    type=Words(list(VARIANTS)),
+    default="relu_with_bn,sigmoid_with_bn",
+    show_default=True,
+    help="Which nets.",
+)
+@seeds_option
+@data_option
+@runs_option
+@click.option(
+    "--images",
+    type=click.IntRange(min=2),
+    default=4_800,
+    show_default=True,
+    help="Training pictures that each kind of statistics is taken from.",
+)
+@click.option("--to", type=PATH, help="Where ablation.json and .md go. Default: runs/<recipe>.")
+@told
+def ablate(
+    recipe: str,
+    variants: list[str],
+    seeds: list[int],
+    data: Path | None,
+    runs: Path,
+    images: int,
+    to: Path | None,
+) -> None:
+    """Show where the freeze's gain comes from: lag, augmentation or dropout."""
+    from training.ablation import ablate as ablate_trials
+    from training.ablation import markdown
+    from training.data import load
+
+    folders = _folders(runs, recipe, variants, seeds)
+    dataset = load(RECIPES[recipe].dataset, data)
+    click.echo(markdown(ablate_trials(folders, dataset, to or runs / recipe, images, click.echo)))
+
+
+@main.command()
 @click.option("--to", type=PATH, default=Path("demo"), show_default=True, help="The folder.")
 @told
 def demo(to: Path) -> None:
@@ -281,24 +362,3 @@ def demo(to: Path) -> None:
 
 def _folders(runs: Path, recipe: str, variants: list[str], seeds: list[int]) -> list[Path]:
     return [runs / recipe / name / f"seed-{seed}" for seed in seeds for name in variants]
-
-
-def import_quietly(module: str) -> None:
-    """Import ``module`` without what TensorFlow's libraries write to stderr as they are loaded.
-
-    ``TF_CPP_MIN_LOG_LEVEL`` does not reach those lines. Where the import fails they are shown.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            importlib.import_module(module)
-        except BaseException:
-            said.seek(0)
-            os.write(kept, said.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -1,8 +1,10 @@
 """The study's figure and table, for whatever trials exist.
 
-In: the records and histories under ``runs/<recipe>/``. Out, beside the models: ``comparison.json``
-(everything below, for machines), ``comparison.md`` (the table) and ``comparison.png``/``.svg`` (the
-curves). The article's own figures stand beside ours; nothing is selected by any of them.
+In: the records and histories under ``runs/<recipe>/``, and the comparison that is there already.
+Out, beside the models: ``comparison.json`` (everything below, for machines), ``comparison.md`` (the
+tables) and ``comparison.png``/``.svg`` (the curves). A recipe is a section of its own; what the
+file says of other recipes on the same data stays. The article's own figures stand beside ours;
+nothing is selected by any of them.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from __future__ import annotations
 import csv
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.recipes import RECIPES
 from training.trial import TrialError, find_trials, read_record, write_atomically
 from training.variants import VARIANTS
 
@@ -27,6 +30,11 @@ ARTICLE = {
 }
 ARTICLE_STEPS = 40_000
 ARTICLE_CHECKPOINT = f"the article's checkpoint, {ARTICLE_STEPS:,} steps"
+COLOURS = {"sigmoid": "#d95f02", "relu": "#1b6ca8"}
+PANELS = (  # of the history, of the scores, and in words
+    ("val_accuracy", "top1", "test accuracy"),
+    ("val_loss", "loss", "test loss (nats)"),
+)
 
 
 def compare(
@@ -34,8 +42,9 @@ def compare(
 ) -> dict[str, Any]:
     """Compare the trials of ``recipe`` under ``runs``, write the four files into ``to``.
 
-    Returns what ``comparison.json`` holds. Trials that are not fitted yet are left out and named.
-    Raises ``TrialError`` where none is left.
+    Returns what ``comparison.json`` holds: the first recipe in the fields of the document itself,
+    the others, each with the same fields, in ``also``. Trials that are not fitted yet are left out
+    and named. Raises ``TrialError`` where none is left.
     """
     trials = []
     for folder in find_trials(runs, recipe):
@@ -49,12 +58,8 @@ def compare(
     data = {record["dataset"]["checksum"] for record in trials}
     if len(data) > 1:
         raise TrialError(f"{runs}/{recipe}: trials on {len(data)} different data sets; compare one")
-    content = {
-        "schema_version": 1,
+    section = {
         "recipe": recipe,
-        "dataset": trials[0]["dataset"],
-        "article": ARTICLE if trials[0]["dataset"]["name"] == "cifar100" else None,
-        "article_reference": {"steps": ARTICLE_STEPS},
         "summary": [
             _summary(name, [trial for trial in trials if trial["variant"] == name])
             for name in VARIANTS
@@ -63,6 +68,17 @@ def compare(
         "trials": trials,
     }
     to.mkdir(parents=True, exist_ok=True)
+    first, *others = _with_the_published(section, to / "comparison.json")
+    content = {
+        "schema_version": 1,
+        "recipe": first["recipe"],
+        "dataset": trials[0]["dataset"],
+        "article": ARTICLE if trials[0]["dataset"]["name"] == "cifar100" else None,
+        "article_reference": {"steps": ARTICLE_STEPS},
+        "summary": first["summary"],
+        "trials": first["trials"],
+        "also": others,
+    }
 
     def put(name: str, text: str) -> None:
         write_atomically(to / name, lambda path: path.write_text(text))
@@ -82,40 +98,78 @@ def compare(
     return content
 
 
+def sections(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recipes of a comparison, each with ``recipe``, ``summary`` and ``trials``."""
+    own = {key: content[key] for key in ("recipe", "summary", "trials")}
+    return [own, *content.get("also", [])]
+
+
+def _with_the_published(section: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """``section`` among those that ``path`` holds of other recipes on the same data, in order."""
+    kept = []
+    if path.exists():
+        published = json.loads(path.read_text())
+        checksums = {published["dataset"]["checksum"], section["trials"][0]["dataset"]["checksum"]}
+        if len(checksums) == 1:
+            kept = [each for each in sections(published) if each["recipe"] != section["recipe"]]
+    order = list(RECIPES)
+    return sorted(
+        [section, *kept],
+        key=lambda each: order.index(each["recipe"]) if each["recipe"] in order else len(order),
+    )
+
+
 def markdown(content: dict[str, Any]) -> str:
-    """The table of the comparison, with what its numbers are of."""
-    data = content["dataset"]
+    """The tables of the comparison, one a recipe, with what their numbers are of."""
+    article = content["article"]
+    return "\n".join(_table(each, content["dataset"], article) for each in sections(content))
+
+
+def _table(section: dict[str, Any], data: dict[str, Any], article: dict[str, Any] | None) -> str:
     rows = [
-        "| variant | n | steps | top-1, moving averages | top-1, population | gain, points "
-        "| top-5 | loss | img/s | minutes |" + (" article 2018 |" if content["article"] else ""),
-        "| --- |" + " ---: |" * (10 if content["article"] else 9),
+        "| variant | n | steps | passes | top-1, moving averages | top-1, population "
+        "| gain, points | top-5 | loss | img/s | minutes |"
+        + (" article 2018 |" if article else ""),
+        "| --- |" + " ---: |" * (11 if article else 10),
     ]
-    for row in content["summary"]:
-        before, after = row["before"], row["after"]
+    for row in section["summary"]:
+        before, after, n = row["before"], row["after"], row["n"]
+        passes = sorted(
+            trial["images"] / data["train_images"]
+            for trial in section["trials"]
+            if trial["variant"] == row["variant"]
+        )
+        kept = after or before
         cells = [
             f"`{row['variant']}`",
-            str(row["n"]),
+            str(n),
             _span(row["steps"], "{:,}"),
-            _spread(before["top1"], row["n"]),
-            _spread(after["top1"], row["n"]) if after else "not frozen",
+            _span(passes, "{:.1f}"),
+            _spread(before["top1"], n),
+            _spread(after["top1"], n) if after else "not frozen",
             f"{100 * row['gain']:+.2f}" if row["gain"] is not None else "no statistics",
-            f"{100 * (after or before)['top5']['mean']:.2f} %",
-            f"{(after or before)['loss']['mean']:.3f}",
+            _spread(kept["top5"], n),
+            f"{kept['loss']['mean']:.3f}" + (f" ± {kept['loss']['spread']:.3f}" if n > 1 else ""),
             f"{row['images_per_second']:.0f}",
             f"{row['seconds'] / 60:.1f}",
         ]
-        if content["article"]:
-            cells.append(f"{100 * content['article'][row['variant']]['top1']:.2f} %")
+        if article:
+            cells.append(f"{100 * article[row['variant']]['top1']:.2f} %")
         rows.append("| " + " | ".join(cells) + " |")
-    hardware = "; ".join(sorted({trial["hardware"] for trial in content["trials"]}))
-    keras = "; ".join(sorted({trial["versions"]["keras"] for trial in content["trials"]}))
-    backends = "; ".join(sorted({trial["backend"] for trial in content["trials"]}))
+    trials = section["trials"]
+    hardware = "; ".join(sorted({trial["hardware"] for trial in trials}))
+    keras = "; ".join(sorted({trial["versions"]["keras"] for trial in trials}))
+    backends = "; ".join(sorted({trial["backend"] for trial in trials}))
+    precisions = "; ".join(sorted({trial.get("precision", "float32") for trial in trials}))
     note = (
-        f"Recipe `{content['recipe']}` on {data['name']}: {data['train_images']:,} training and "
+        f"Recipe `{section['recipe']}` on {data['name']}: {data['train_images']:,} training and "
         f"{data['test_images']:,} test pictures. Accuracy and loss are of the test pictures; top-5 "
-        f"and loss with the statistics that ship. {hardware}; Keras {keras} on {backends}.\n"
+        f"and loss with the statistics that ship. Fitted in {precisions}. {hardware}; Keras "
+        f"{keras} on {backends}.\n"
     )
-    if content["article"]:
+    if any(row["n"] > 1 for row in section["summary"]):
+        note += "Means ± standard deviations over the seeds.\n"
+    if article:
         note += (
             f"The last column is {ARTICLE_CHECKPOINT}, with its moving averages on the same "
             "10,000 pictures.\n"
@@ -124,7 +178,7 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 def draw(content: dict[str, Any]) -> Any:
-    """The figure: accuracy and loss on the validation pictures by epoch, a line a variant.
+    """The figure: accuracy and loss on the validation pictures by step, a row a recipe.
 
     Colour is the activation; a solid line has batch normalization. A star is the frozen net.
     """
@@ -133,61 +187,62 @@ def draw(content: dict[str, Any]) -> Any:
 
     matplotlib.rcParams["svg.hashsalt"] = "comparison"
 
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
-    panels = figure.subplots(1, 2)
-    colours = {"sigmoid": "#d95f02", "relu": "#1b6ca8"}
-    for panel, (key, score, label) in zip(
-        panels,
-        (("val_accuracy", "top1", "test accuracy"), ("val_loss", "loss", "test loss (nats)")),
-        strict=True,
-    ):
-        for trial in content["trials"]:
-            variant = VARIANTS[trial["variant"]]
-            steps = [row["step"] for row in trial["history"]]
-            values = [row[key] for row in trial["history"]]
-            first = trial is next(
-                each for each in content["trials"] if each["variant"] == variant.name
-            )
-            panel.plot(
-                steps,
-                values,
-                color=colours[variant.activation],
-                linestyle="-" if variant.normalization else "--",
-                marker="o",
-                markersize=3.5,
-                label=variant.name.replace("_", " ") if first else None,
-            )
-            if trial["freeze"] and trial["freeze"]["kind"] == "population":
-                frozen = trial["freeze"]["after"][score]
-                panel.plot(
-                    steps[-1],
-                    frozen,
-                    marker="*",
-                    markersize=12,
-                    color=colours[variant.activation],
-                    markeredgecolor="white",
-                    linestyle="none",
-                )
-                panel.annotate(
-                    "",
-                    xy=(steps[-1], frozen),
-                    xytext=(steps[-1], values[-1]),
-                    arrowprops={"arrowstyle": "->", "color": colours[variant.activation]},
-                )
-        panel.set_xlabel("step")
-        panel.set_ylabel(label)
-        panel.set_xlim(left=0)
-        panel.set_ylim(bottom=0, top=1.05 * panel.get_ylim()[1])
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, loc="upper left")
-    data = content["dataset"]
+    drawn = sections(content)
+    figure = Figure(figsize=(10.5, 4.6 * len(drawn)), layout="constrained")
+    rows = figure.subplots(len(drawn), 2, squeeze=False)
+    for panels, section in zip(rows, drawn, strict=True):
+        for panel, (key, score, label) in zip(panels, PANELS, strict=True):
+            _curves(panel, section["trials"], key, score)
+            panel.set_title(f"recipe {section['recipe']}", fontsize=10)
+            panel.set_xlabel("step")
+            panel.set_ylabel(label)
+            panel.set_xlim(left=0)
+            panel.set_ylim(bottom=0, top=1.05 * panel.get_ylim()[1])
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0].legend(frameon=False, loc="upper left")
     figure.suptitle(
-        f"{data['name']}, recipe {content['recipe']}: moving averages as fitted (dots), "
+        f"{content['dataset']['name']}: moving averages as fitted (dots), "
         "population statistics as frozen (stars)",
         fontsize=11,
     )
     return figure
+
+
+def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str) -> None:
+    """A line a trial, and where its freeze took it."""
+    for trial in trials:
+        variant = VARIANTS[trial["variant"]]
+        colour = COLOURS[variant.activation]
+        steps = [row["step"] for row in trial["history"]]
+        values = [row[key] for row in trial["history"]]
+        first = trial is next(each for each in trials if each["variant"] == variant.name)
+        panel.plot(
+            steps,
+            values,
+            color=colour,
+            linestyle="-" if variant.normalization else "--",
+            marker="o",
+            markersize=3.5,
+            label=variant.name.replace("_", " ") if first else None,
+        )
+        if trial["freeze"] and trial["freeze"]["kind"] == "population":
+            frozen = trial["freeze"]["after"][score]
+            panel.plot(
+                steps[-1],
+                frozen,
+                marker="*",
+                markersize=12,
+                color=colour,
+                markeredgecolor="white",
+                linestyle="none",
+            )
+            panel.annotate(
+                "",
+                xy=(steps[-1], frozen),
+                xytext=(steps[-1], values[-1]),
+                arrowprops={"arrowstyle": "->", "color": colour},
+            )
 
 
 def _trial(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -211,6 +266,7 @@ def _trial(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "validation_set": outcome["validation_set"],
         "hardware": record["hardware"],
         "backend": record["backend"],
+        "precision": configuration["recipe"].get("precision", "float32"),
         "versions": record["versions"],
         "history": history,
         "freeze": record.get("freeze"),
@@ -254,6 +310,6 @@ def _spread(figure: dict[str, float], n: int) -> str:
     return f"{100 * figure['mean']:.2f}{spread} %"
 
 
-def _span(values: list[int], form: str) -> str:
+def _span(values: Sequence[float], form: str) -> str:
     ends = [form.format(value) for value in (values[0], values[-1])]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)

@@ -1,14 +1,37 @@
-"""Where and with what something was run, for the records."""
+"""Where and with what something was run, for the records; and the frameworks' quiet import."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
 
 TOOLS = ("keras", "tensorflow", "jax", "numpy", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime")
+
+# Dense TFLOP/s of the makers' data sheets, by what JAX and TensorFlow call the device: float32
+# without TensorFloat-32, and bfloat16 of the tensor cores.
+PEAKS = {
+    "NVIDIA H200": (67, 989),
+    "NVIDIA H100 80GB HBM3": (67, 989),
+    "NVIDIA H100 PCIe": (51, 756),
+    "NVIDIA A100-SXM4-80GB": (19.5, 312),
+    "NVIDIA A100-SXM4-40GB": (19.5, 312),
+    "NVIDIA L4": (30.3, 121),
+}
+
+
+def achieved(images_per_second: float, flop: float, device: str, precision: str) -> str:
+    """The rate in words: images/s, arithmetic of ``flop`` an image, and the share of the peak."""
+    rate = images_per_second * flop
+    said = f"{images_per_second:,.0f} img/s, {rate / 1e9:,.0f} GFLOP/s"
+    if device not in PEAKS:
+        return said
+    peak = PEAKS[device][precision == "bfloat16"]
+    return f"{said}, {rate / 1e12 / peak:.1%} of the {peak} TFLOP/s of {device} in {precision}"
 
 
 def versions() -> dict[str, str]:
@@ -44,3 +67,24 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def import_quietly(module: str) -> None:
+    """Import ``module`` without what TensorFlow's libraries write to stderr as they are loaded.
+
+    ``TF_CPP_MIN_LOG_LEVEL`` does not reach those lines. Where the import fails they are shown.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            importlib.import_module(module)
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

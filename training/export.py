@@ -248,6 +248,7 @@ def card_of(record: Mapping[str, Any], dataset: Dataset) -> ModelCard:
             seconds=round(outcome["seconds"], 1),
             hardware=record["hardware"],
             backend=record["backend"],
+            precision=recipe.get("precision", "float32"),
         ),
         dataset=DatasetCard(**configuration["dataset"]),
         classes=dataset.class_names,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,11 @@ import numpy as np
 from tqdm import tqdm
 
 from training import nets
+from training.checkpoint import Progress, read_variables, write_variables
 from training.dataset import Dataset, Images, Labels, hold_out
-from training.environment import hardware, versions
+from training.environment import achieved, hardware, versions
 from training.evaluate import predict, score
+from training.loop import CAPACITY, Logs, inner_loop
 from training.step import Fitter, batch_indices, compiled
 from training.trial import (
     Trial,
@@ -38,34 +39,11 @@ from training.trial import (
 )
 
 CHECKPOINT_SECONDS = 60.0
+EXECUTION_SECONDS = 1.0  # of steps without a word from Python: the grain of progress and of a stop
 HISTORY = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "images_per_second")
 # What a trial's folder may hold otherwise than asked: it can be fitted on, and frozen again.
 NOT_OF_THE_FIT = ("recipe.steps", "recipe.freeze_images", "recipe.freeze_batch")
 HOLD_OUT_SEED = 2018  # one hold-out for every trial, so that selections compare like with like
-
-
-@dataclass
-class Progress:
-    """How far a trial is: what a checkpoint holds besides the variables."""
-
-    step: int = 0
-    seconds: float = 0.0  # spent in steps, validation and checkpoints apart
-    epoch_steps: int = 0  # of the epoch under way, as are the three that follow
-    epoch_seconds: float = 0.0
-    loss_sum: float = 0.0
-    accuracy_sum: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_loss: float = math.inf
-    best_step: int = 0
-
-    def count(self, logs: dict[str, float], seconds: float) -> None:
-        """Add a step, its mean loss and accuracy, and how long it took."""
-        self.step += 1
-        self.epoch_steps += 1
-        self.seconds += seconds
-        self.epoch_seconds += seconds
-        self.loss_sum += float(logs["loss"])
-        self.accuracy_sum += float(logs["accuracy"])
 
 
 def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -83,7 +61,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
             validation = images, labels
         record = read_record(trial.folder)
         if record is not None:
-            _check_same(trial.folder, record["configuration"], configuration)
+            _check_same(trial.folder, record, configuration)
             outcome = record.get("outcome")
             if outcome and (
                 outcome["stopped_early"] or recipe_of(record).steps >= trial.recipe.steps
@@ -92,7 +70,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
                 return record
         record = {"schema_version": 1, "status": "fitting", "configuration": configuration}
         record |= {"versions": versions(), "backend": keras.backend.backend()}
-        net = nets.build(trial.variant, training_mean, trial.seed, trial.recipe.dropout)
+        net = nets.of_recipe(trial.recipe, trial.variant, training_mean, trial.seed)
         fitter = compiled(net, trial.recipe, trial.seed)
         record["hardware"] = hardware()
         record["parameters"] = {
@@ -100,9 +78,13 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
             "total": _count(net.weights),
         }
         write_record(trial.folder, record)
-        run = _Run(trial, fitter, dataset, validation, say)
+        run = _Run(trial, fitter, dataset, training_mean, validation, say)
         progress = run.to_the_end()
-        return _finish(trial, net, record, progress)
+        record = _finish(trial, run.kept(), record, progress)
+        rate, device = record["outcome"]["images_per_second"], record["hardware"]
+        said = achieved(rate, nets.TRAINING_FLOP, device, trial.recipe.precision)
+        say(f"{trial.variant.name} seed {trial.seed}: {progress.step:,} steps at {said}")
+        return record
 
 
 class _Run:
@@ -113,18 +95,30 @@ class _Run:
         trial: Trial,
         fitter: Fitter,
         dataset: Dataset,
+        training_mean: float,
         validation: tuple[Images, Labels],
         say: Callable[[str], None],
     ) -> None:
         self.trial, self.fitter, self.say = trial, fitter, say
-        self.images: Images = dataset.train_images
-        self.labels: Labels = dataset.train_labels
+        self.pictures = len(dataset.train_images)
         self.validation = validation
         self.progress = Progress()
+        self.step_seconds = math.inf  # of a step, as last measured
+        recipe, net = trial.recipe, fitter.net
+        self.plain: keras.Model = net
+        if recipe.average or recipe.precision != "float32":
+            self.plain = nets.of_recipe(
+                replace(recipe, precision="float32"),
+                trial.variant,
+                training_mean,
+                trial.seed,
+            )
+        self.kept_logits = nets.logits_of(self.plain)
         # A step of no consequence compiles everything and builds the optimizer; then it is undone.
         fitter.optimizer.build(fitter.trainable_variables)
         initial = [np.array(variable) for variable in self.variables]
-        self._step(0)
+        self.run_steps = inner_loop(fitter, dataset.train_images, dataset.train_labels)
+        self._steps(0, 1)
         for variable, value in zip(self.variables, initial, strict=True):
             variable.assign(value)
         self.restore()
@@ -137,13 +131,30 @@ class _Run:
     def checkpoint(self) -> Path:
         return self.trial.folder / "checkpoint.npz"
 
-    def _step(self, step: int) -> dict[str, float]:
-        chosen = batch_indices(self.trial.seed, step, self.trial.recipe.batch, len(self.images))
-        inputs = (self.images[chosen], np.array([step], dtype=np.int32))
-        logs: dict[str, float] = self.fitter.train_on_batch(
-            inputs, self.labels[chosen], return_dict=True
+    def kept(self) -> keras.Model:
+        """The net that would be kept now: float32, with the averaged weights where there are any.
+
+        It is what validation scores; where it is not the fitted net itself, it is brought up to it.
+        """
+        if self.plain is not self.fitter.net:
+            self.plain.set_weights(self.fitter.net.get_weights())
+            if self.trial.recipe.average and self.progress.step:
+                self.fitter.optimizer.finalize_variable_values(self.plain.trainable_variables)
+        return self.plain
+
+    def _steps(self, first: int, count: int) -> Logs:
+        seed, batch = self.trial.seed, self.trial.recipe.batch
+        chosen = [batch_indices(seed, first + n, batch, self.pictures) for n in range(count)]
+        return self.run_steps(np.stack(chosen), first)
+
+    def _at_once(self) -> int:
+        """How many steps the next execution runs: up to the epoch's end, for about a second."""
+        recipe, progress = self.trial.recipe, self.progress
+        to_go = min(
+            recipe.steps - progress.step,
+            recipe.steps_per_epoch - progress.step % recipe.steps_per_epoch,
         )
-        return logs
+        return max(1, min(to_go, CAPACITY, int(EXECUTION_SECONDS / self.step_seconds)))
 
     def to_the_end(self) -> Progress:
         """Run what is left of the trial."""
@@ -164,12 +175,14 @@ class _Run:
             disable=None,
         ) as bar:
             while progress.step < recipe.steps and not self.stopped_early:
+                count = self._at_once()
                 started = time.perf_counter()
-                logs = self._step(progress.step)
+                logs = self._steps(progress.step, count)
                 elapsed = time.perf_counter() - started
+                self.step_seconds = elapsed / count
                 progress.count(logs, elapsed)
-                bar.update(recipe.batch)
-                bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+                bar.update(count * recipe.batch)
+                bar.set_postfix(loss=f"{logs[-1, 0]:.3f}", refresh=False)
                 at_end = progress.step == recipe.steps
                 if at_end or progress.step % recipe.steps_per_epoch == 0:
                     self.end_epoch()
@@ -188,7 +201,8 @@ class _Run:
         """Validate, add a row to the history, keep the best, start the next epoch's averages."""
         recipe, progress = self.trial.recipe, self.progress
         images, labels = self.validation
-        scores = score(predict(self.fitter.logits, images), labels)
+        kept = self.kept()
+        scores = score(predict(self.kept_logits, images), labels)
         row = {
             "epoch": len(progress.history) + 1,
             "step": progress.step,
@@ -210,7 +224,7 @@ class _Run:
         if whole and scores.loss < progress.best_loss:
             progress.best_loss, progress.best_step = scores.loss, progress.step
             if self.trial.keep_best:
-                self.write_variables(self.trial.folder / "best.npz", self.fitter.net.variables)
+                write_variables(self.trial.folder / "best.npz", kept.variables, progress)
         self.write_history()
         if whole:
             progress.epoch_steps = 0
@@ -225,20 +239,9 @@ class _Run:
         path = self.trial.folder / "history.csv"
         write_atomically(path, lambda passing: passing.write_text(text.getvalue()))
 
-    def write_variables(self, path: Path, variables: list[Any]) -> None:
-        """The variables' values and the progress, as one file."""
-        arrays = {f"{index:04d}": np.array(value) for index, value in enumerate(variables)}
-        progress = np.array(json.dumps(asdict(self.progress)))
-
-        def write(passing: Path) -> None:
-            with passing.open("wb") as file:
-                np.savez(file, allow_pickle=False, progress=progress, **arrays)
-
-        write_atomically(path, write)
-
     def save(self) -> None:
         """Write the checkpoint."""
-        self.write_variables(self.checkpoint, self.variables)
+        write_variables(self.checkpoint, self.variables, self.progress)
 
     def restore(self) -> None:
         """Go back to the checkpoint, if there is one."""
@@ -257,16 +260,6 @@ class _Run:
                 f"{self.trial.recipe.steps:,} asked for; ask for as many, or remove the folder "
                 "to start over"
             )
-
-
-def read_variables(path: Path, variables: list[Any]) -> Progress:
-    """Assign what ``path`` holds to ``variables`` and return the progress written with it."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        if len(stored.files) != len(variables) + 1:
-            raise ValueError(f"{len(stored.files) - 1} variables, not {len(variables)}")
-        for index, variable in enumerate(variables):
-            variable.assign(stored[f"{index:04d}"])
-        return Progress(**json.loads(str(stored["progress"])))
 
 
 def _finish(
@@ -295,8 +288,14 @@ def _finish(
     return record
 
 
-def _check_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Raise unless both configurations make the same weights, up to the number of steps."""
+def _check_same(folder: Path, record: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raise unless both configurations make the same weights, up to the number of steps; with a
+    schedule that is part of them. A knob that a record does not know has its default there.
+    """
+    stored = record["configuration"] | {"recipe": asdict(recipe_of(record))}
+    free = set(NOT_OF_THE_FIT)
+    if asked["recipe"]["schedule"] != "constant":
+        free.discard("recipe.steps")
 
     def flat(configuration: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         pairs: dict[str, Any] = {}
@@ -309,7 +308,7 @@ def _check_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> 
     differing = [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in NOT_OF_THE_FIT
+        if old.get(name) != new.get(name) and name not in free
     ]
     if differing:
         raise TrialError(

@@ -38,17 +38,21 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 Statistics = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
-def population_statistics(net: keras.Model, batches: Iterable[Images]) -> Statistics:
+def population_statistics(
+    net: keras.Model, batches: Iterable[Images], dropout_seed: int | None = None
+) -> Statistics:
     """Means and variances of what reaches each normalization layer: float64 [channels] both.
 
     ``batches`` are pictures [batch, 32, 32, 3]. Every batch passes with its own statistics in
-    every layer (training mode) and dropout off; batch means and unbiased batch variances are
-    averaged with equal weight. ``net`` itself is left as it is.
+    every layer (training mode) and dropout off, unless ``dropout_seed`` is given; batch means and
+    unbiased batch variances are averaged with equal weight. ``net`` itself is left as it is.
     """
     layers = running_statistics(net)
     moments: list[Any] = []
 
     def call(layer: Any, x: Any, **_: Any) -> Any:
+        if isinstance(layer, keras.layers.Dropout) and dropout_seed is not None:
+            return _ConstantDropout(layer.rate, dropout_seed + len(moments))(x)
         if layer.name not in {each.name for each in layers}:
             return layer(x)
         # A functional model passes its own training flag on to every layer, so the batch's
@@ -87,6 +91,18 @@ def population_statistics(net: keras.Model, batches: Iterable[Images]) -> Statis
         layer.name: (sums[2 * place] / count, sums[2 * place + 1] / count)
         for place, layer in enumerate(layers)
     }
+
+
+class _ConstantDropout(keras.layers.Layer):
+    """Dropout that does not ask whether this is training."""
+
+    def __init__(self, rate: float, seed: int) -> None:
+        super().__init__()
+        self.rate = rate
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, x: Any) -> Any:
+        return keras.random.dropout(x, self.rate, seed=self.generator) if self.rate else x
 
 
 def frozen(net: keras.Model, statistics: Statistics) -> keras.Model:

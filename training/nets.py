@@ -11,46 +11,110 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from training.dataset import CLASSES, IMAGE_SHAPE
+from training.mixed import MixedBatchNormalization
+from training.recipes import Recipe
 from training.variants import Variant
 
 WIDTHS = (60, 60, 60, 60, 100)
+MULTIPLY_ADDS = 57.2e6  # of a picture, forward
+TRAINING_FLOP = 3 * 2 * MULTIPLY_ADDS  # of a picture: the backward pass is two forward ones
 LOGITS = "logits"
+# Times 1/sqrt(fan in): the standard deviation that carries the variance from layer to layer. ReLU
+# lets half of it through (He et al. 2015); the sigmoid is half a tanh of half its input, for which
+# 5/3 is usual.
+GAIN = {"relu": 2**0.5, "sigmoid": 4 * 5 / 3}
 
 
-def build(variant: Variant, training_mean: float, seed: int, dropout: float = 0.15) -> keras.Model:
+def build(
+    variant: Variant,
+    training_mean: float,
+    seed: int,
+    dropout: float = 0.15,
+    *,
+    pixel_scale: float = 1.0,
+    initialization: str = "glorot",
+    precision: str = "float32",
+) -> keras.Model:
     """Build a net: float pixels [N, 32, 32, 3], RGB 0..255, to probabilities float32 [N, 100].
 
-    The first layer subtracts ``training_mean`` (0..255), so no caller can preprocess wrongly.
-    Initial weights (Glorot uniform) and dropout derive from ``seed`` alone. Convolutions keep
-    their bias before BN too, as the article's did.
+    The first layer subtracts ``training_mean`` (0..255) and divides by ``pixel_scale``, so no
+    caller can preprocess wrongly. Initial weights and dropout derive from ``seed`` alone.
+    Convolutions keep their bias before BN too, as the article's did.
+
+    ``initialization`` is ``"glorot"`` (uniform) or ``"scaled"``, which starts a net without
+    normalization so that the variance survives all of its layers. ``precision`` is ``"float32"``
+    or ``"bfloat16"``: float32 variables, bfloat16 between the first layer and the logits. Either
+    has the same variables in the same order.
     """
     seeds = iter(np.random.SeedSequence(seed).generate_state(64) >> 1)
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+    scaled = initialization == "scaled" and variant.normalization is None
 
-    def glorot() -> keras.initializers.Initializer:
+    def kernel(activation: str | None = None) -> keras.initializers.Initializer:
+        """Of the layer behind ``activation``; None: the pixels, which Glorot's rule suits."""
+        if scaled and activation is not None:
+            return keras.initializers.VarianceScaling(
+                GAIN[activation] ** 2, "fan_in", "uniform", seed=int(next(seeds))
+            )
         return keras.initializers.GlorotUniform(seed=int(next(seeds)))
 
     pixels = keras.Input(IMAGE_SHAPE, name="pixels")
-    x = keras.layers.Rescaling(1.0, offset=-training_mean, name="subtract_training_mean")(pixels)
+    x = keras.layers.Rescaling(
+        1.0 / pixel_scale, offset=-training_mean / pixel_scale, name="subtract_training_mean"
+    )(pixels)
+    behind = None
     for block, width in enumerate(WIDTHS, start=1):
         for half in (1, 2):
             name = f"block{block}_{{}}{half}"
             x = keras.layers.Conv2D(
-                width, 3, padding="same", kernel_initializer=glorot(), name=name.format("conv")
+                width,
+                3,
+                padding="same",
+                kernel_initializer=kernel(behind),
+                name=name.format("conv"),
+                dtype=policy,
             )(x)
             if variant.normalization is not None:
-                x = _normalization(variant.normalization, name.format("norm"))(x)
-            x = keras.layers.Activation(variant.activation, name=name.format(variant.activation))(x)
+                x = _normalization(variant.normalization, name.format("norm"), policy)(x)
+            behind = variant.activation
+            x = keras.layers.Activation(behind, name=name.format(behind), dtype=policy)(x)
         if block < len(WIDTHS):
-            x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
-            x = keras.layers.Dropout(dropout, seed=int(next(seeds)), name=f"block{block}_dropout")(
-                x
-            )
-    x = keras.layers.Flatten(name="flatten")(x)
-    x = keras.layers.Dense(CLASSES, kernel_initializer=glorot(), name=LOGITS)(x)
+            x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool", dtype=policy)(x)
+            x = keras.layers.Dropout(
+                dropout, seed=int(next(seeds)), name=f"block{block}_dropout", dtype=policy
+            )(x)
+    x = keras.layers.Flatten(name="flatten", dtype=policy)(x)
+    x = keras.layers.Dense(CLASSES, kernel_initializer=kernel(), name=LOGITS)(x)
     x = keras.layers.Softmax(name="probabilities", dtype="float32")(x)
-    return keras.Model(pixels, x, name=variant.name)
+    net = keras.Model(pixels, x, name=variant.name)
+    if scaled and variant.activation == "sigmoid":
+        _centre(net)
+    return net
+
+
+def of_recipe(recipe: Recipe, variant: Variant, training_mean: float, seed: int) -> keras.Model:
+    """The net that ``recipe`` fits."""
+    return build(
+        variant,
+        training_mean,
+        seed,
+        recipe.dropout,
+        pixel_scale=recipe.pixel_scale,
+        initialization=recipe.initialization,
+        precision=recipe.precision,
+    )
+
+
+def _centre(net: keras.Model) -> None:
+    """Give every layer behind a sigmoid the bias that takes off what the sigmoid's mean of 1/2
+    makes of its kernel: the net starts as one of tanh, ``sigmoid(x) = 1/2 + tanh(x/2) / 2``.
+    """
+    for layer in [layer for layer in net.layers if layer.weights][1:]:
+        weights = ops.convert_to_numpy(layer.kernel).astype(np.float64)
+        layer.bias.assign(-0.5 * weights.reshape(-1, weights.shape[-1]).sum(axis=0))
 
 
 def logits_of(net: keras.Model) -> keras.Model:
@@ -70,7 +134,9 @@ def running_statistics(net: keras.Model) -> list[Any]:
     ]
 
 
-def _normalization(kind: str, name: str) -> keras.layers.Layer:
+def _normalization(kind: str, name: str, policy: str) -> keras.layers.Layer:
     if kind == "batch":
-        return keras.layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name=name)
+        mixed = policy != "float32"
+        layer = MixedBatchNormalization if mixed else keras.layers.BatchNormalization
+        return layer(momentum=0.99, epsilon=1e-3, name=name, dtype=policy)
     raise ValueError(f"unknown normalization {kind!r}: this project knows 'batch' and None")

@@ -21,6 +21,7 @@ class Augmentation:
     shear: float = 0.2  # degrees, uniform in [-shear, shear]
     zoom: float = 0.2  # x and y independently, uniform in [1 - zoom, 1 + zoom]
     flip: bool = True  # left to right, for one picture in two
+    shift: int = 0  # pixels, x and y independently, uniform in -shift..shift; mirrored outside
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,24 @@ class Recipe:
     steps: int  # optimizer steps of a whole run
     steps_per_epoch: int  # an "epoch" is what a row of the history covers, not a pass over the data
     batch: int  # pictures a step
-    learning_rate: float
+    learning_rate: float  # the highest, where there is a schedule
+    optimizer: str = "rmsprop"  # or "muon": Muon for the convolutions' kernels, Adam for the rest
     rho: float = 0.9  # RMSprop's decay of the squared gradient
     # Keras 2.2 divided by sqrt(v) + 1e-7, Keras 3 divides by sqrt(v + epsilon): 1e-14 puts the
     # same floor of 1e-7 under the denominator.
     epsilon: float = 1e-14
+    momentum: float = 0.95  # Muon's, Nesterov's way
+    adam_share: float = 0.05  # Adam's learning rate, of Muon's
+    weight_decay: float = 0.0  # of kernels only, decoupled: a step takes this times the rate off
+    schedule: str = "constant"  # or "linear": up over the warm-up, then down to zero at the end
+    warm_up: float = 0.0  # share of the steps
+    label_smoothing: float = 0.0  # share of a label that is spread over all classes
+    average: float = 0.0  # decay of the moving average of the weights that is kept; 0: the last
     dropout: float = 0.15
     augmentation: Augmentation = Augmentation()
+    pixel_scale: float = 1.0  # grey levels that are 1 to the first convolution
+    initialization: str = "glorot"  # or "scaled" (see ``training.nets``)
+    precision: str = "float32"  # or "bfloat16": of the fit alone; what it leaves is float32
     freeze_images: int = 8_000  # training pictures the population statistics are taken from
     freeze_batch: int = 80
 
@@ -58,6 +70,27 @@ RECIPES: dict[str, Recipe] = {
             steps_per_epoch=2_000,
             batch=80,
             learning_rate=1e-3,
+        ),
+        Recipe(
+            name="modern",
+            dataset="cifar100",
+            steps=32_000,
+            steps_per_epoch=1_000,
+            batch=100,
+            optimizer="muon",
+            learning_rate=0.05,
+            weight_decay=0.025,
+            schedule="linear",
+            warm_up=0.03,
+            label_smoothing=0.1,
+            average=0.99,
+            dropout=0.0,
+            augmentation=Augmentation(shear=0.0, zoom=0.0, flip=True, shift=4),
+            pixel_scale=64.0,
+            initialization="scaled",
+            precision="bfloat16",
+            freeze_images=20_000,
+            freeze_batch=200,
         ),
         Recipe(
             name="demo",

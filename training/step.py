@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from training import augment, nets
+from training import augment, nets, optimizers
 from training.recipes import Recipe
 
 
@@ -45,10 +45,7 @@ class Fitter(keras.Model):
             for generator, stream in zip(self.generators, self.streams, strict=True):
                 state = ops.stack([ops.full((), stream, dtype=step.dtype), step[0]])
                 generator.state.assign(ops.cast(state, generator.state.dtype))
-            parameters = augment.random_parameters(
-                self.recipe.augmentation, images.shape[0], self.augmentation_seed
-            )
-            images = augment.transform(images, *parameters)
+            images = augment.augment(images, self.recipe.augmentation, self.augmentation_seed)
         return self.logits(ops.cast(images, "float32"), training=training)
 
 
@@ -56,10 +53,8 @@ def compiled(net: keras.Model, recipe: Recipe, seed: int) -> Fitter:
     """A ``Fitter`` of ``net``, compiled with the recipe's optimizer and loss."""
     fitter = Fitter(net, recipe, seed)
     fitter.compile(
-        optimizer=keras.optimizers.RMSprop(
-            recipe.learning_rate, rho=recipe.rho, epsilon=recipe.epsilon
-        ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        optimizer=optimizers.build(recipe),
+        loss=optimizers.loss(recipe),
         metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
         # XLA takes three times as long for this step on a CPU under TensorFlow (98 against 328
         # pictures/s on two cores of an AMD EPYC 9004); JAX always compiles.

@@ -15,10 +15,11 @@ from tests.browser.conftest import MODELS, Opener
 from tests.browser.study import twenty_epochs
 
 COMPARISON = json.loads((MODELS / "comparison.json").read_text())
+RECIPE = COMPARISON["recipe"]
 
 
 def row(page: Page, variant: str) -> list[str]:
-    cells = page.locator(f"#study tbody tr.{variant} > *").all_inner_texts()
+    cells = page.locator(f"#study [data-recipe={RECIPE}] tbody tr.{variant} > *").all_inner_texts()
     return [re.sub(r"\s", " ", cell) for cell in cells]
 
 
@@ -35,11 +36,12 @@ def test_the_table_is_the_comparisons(page: Page) -> None:
 
 def test_a_box_shows_and_hides_its_variant_in_every_chart(page: Page) -> None:
     parts = page.locator(".chart [data-variant=relu_with_bn]")
-    assert parts.count() == 4  # a curve and the article's mark, in two charts
+    # A curve and the article's mark, in the two charts of each recipe.
+    assert parts.count() == 4 * (1 + len(COMPARISON.get("also", [])))
     box = page.get_by_role("checkbox", name="relu with bn")
     for wanted in (False, True):
         box.set_checked(wanted)
-        for index in range(4):
+        for index in range(parts.count()):
             expect(parts.nth(index)).to_be_visible(visible=wanted)
         assert page.locator(".chart [data-variant=sigmoid_with_bn]").first.is_visible()
 
@@ -79,13 +81,22 @@ def test_marks_stand_where_their_values_say(page: Page) -> None:
         assert place == pytest.approx(expected, abs=0.01)
 
 
+def test_nets_that_do_not_reach_the_articles_are_named(page: Page) -> None:
+    best = {}
+    for entry in json.loads((MODELS / "manifest.json").read_text())["models"]:
+        best[entry["variant"]] = entry["top1"]  # the newest version stands last
+    short = [name for name, top1 in best.items() if top1 < COMPARISON["article"][name]["top1"]]
+    assert page.locator("#note-short").count() == bool(short)
+    for name in short:
+        expect(page.locator("#note-short")).to_contain_text(name.replace("_", " "))
+
+
 def test_a_long_study_is_drawn_epoch_by_epoch(
     open_page: Opener, tmp_path: Path, serve_with: object
 ) -> None:
     content = twenty_epochs(COMPARISON)
     url = serve_with(json.dumps(content))  # type: ignore[operator]
     page = open_page(url)
-    assert page.locator("#note-steps").count() == 1  # the cards are still those that are served
     assert page.locator(".chart").first.locator(".curve.relu_with_bn .epoch").count() == 20
     chart = page.locator(".chart").first
     chart.focus()

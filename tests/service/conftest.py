@@ -1,7 +1,11 @@
-"""The application with two tiny variants, one of them in two versions, and its clients."""
+"""The application with two tiny variants, one of them in two versions, and its clients.
+
+Every client holds what it is answered against the OpenAPI document (``tests.service.contract``).
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +14,17 @@ import pytest
 from click.testing import CliRunner
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import settings as hypothesis_settings
 
-from service.app import create_app
+from service.app import ServiceApp, create_app
 from service.settings import Settings
+from tests.service.contract import ContractClient
 from tests.service.tiny import VARIANTS, make_card, make_model, write_repository
+
+# The same cases every time where a failure must mean a change; new ones at a developer's desk.
+hypothesis_settings.register_profile("service", deadline=None, derandomize="CI" in os.environ)
+hypothesis_settings.load_profile("service")
+ServiceApp.test_client_class = ContractClient
 
 
 @pytest.fixture(scope="session")

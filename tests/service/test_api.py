@@ -193,6 +193,15 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
             ),
         ),
         (
+            400,
+            "unknown form field ''",
+            raw(
+                f'--{BOUNDARY}\r\nContent-Disposition: form-data; filename="a.png"\r\n\r\n'
+                f"\r\n--{BOUNDARY}--\r\n".encode(),
+                FORM,
+            ),
+        ),
+        (
             413,
             "more parts than the 4 pictures",
             multipart([("image", PNG, f"{i}.png") for i in range(5)]),

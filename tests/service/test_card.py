@@ -40,7 +40,7 @@ def test_the_json_has_the_documented_fields_in_the_documented_order() -> None:
         ("training", [], "training is [], not an object"),
         ("dataset.checksum", "abc", "dataset.checksum is 'abc', not a SHA-256 in hex"),
         ("classes", ["one"], "superclasses has 100 names for 1 classes"),
-        ("classes", ["one"] * 100, "classes names a class twice"),
+        ("classes", ["one"] * 100, "classes names one twice"),
         ("classes", "one", 'classes is "one", not a list'),
         ("training_mean", 300, "training_mean is 300.0, not between 0 and 255"),
         ("frozen.kind", "moving", 'frozen.kind is "moving"'),

@@ -1,4 +1,4 @@
-"""The engine: right answers in any company, bounded waiting, and no thread left behind.
+"""The engine: right answers in any company, bounded waiting, and nothing left behind.
 
 Its models are stand-ins that say when they run, with which pictures and in which thread, and wait
 to be let go; ``tests/service/test_operations.py`` runs it on real ones.
@@ -6,16 +6,17 @@ to be let go; ``tests/service/test_operations.py`` runs it on real ones.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from service.engine import DeadlineError, Engine, OverloadedError
+from service.engine import Call, DeadlineError, Engine, GoneError, OverloadedError
 from service.repository import Model, load_repository
 from service.runtime import RuntimeOptions
 from tests.service.tiny import oracle
@@ -45,10 +46,14 @@ class Fake:
         return np.array(rows, np.float32)
 
 
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(32) as threads:
-        yield threads
+def looped(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test that is a coroutine."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*arguments, **named), 60))  # type: ignore[arg-type]
+
+    return run
 
 
 def pictures(*values: int) -> np.ndarray:
@@ -56,242 +61,277 @@ def pictures(*values: int) -> np.ndarray:
 
 
 def make_engine(**changes: Any) -> Engine:
-    return Engine(**{"slots": 1, "max_batch": 8, "queue_images": 64, **changes})
+    return Engine(**{"max_batch": 8, "queue_images": 64, **changes})
 
 
-def ask(engine: Engine, *tasks: tuple[Fake, np.ndarray], seconds: float = LIMIT) -> list[Any]:
-    answers = engine.run(
-        [(cast(Model, model), images) for model, images in tasks],
-        deadline=time.monotonic() + seconds,
-    )
-    return [rows.tolist() for rows in answers]
+def submit(
+    engine: Engine, *tasks: tuple[Fake, np.ndarray], seconds: float = LIMIT, **options: Any
+) -> Call:
+    models = [(cast(Model, model), images) for model, images in tasks]
+    return engine.submit(models, deadline=time.monotonic() + seconds, **options)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+async def answer(call: Call) -> list[Any]:
+    ended = asyncio.Event()
+    if not call.done():
+        call.add_done_callback(lambda _: ended.set())
+        await asyncio.wait_for(ended.wait(), LIMIT)
+    return [rows.tolist() for rows in call.result()]
+
+
+async def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + LIMIT
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.001)
+        await asyncio.sleep(0.001)
 
 
-def occupy(engine: Engine, pool: ThreadPoolExecutor, model: Fake) -> Future[Any]:
-    """Have every slot taken by a run that lasts until ``model.go`` is set."""
+async def occupy(engine: Engine, model: Fake) -> Call:
+    """Have the engine's one thread run until ``model.go`` is set."""
     model.go.clear()
-    running = pool.submit(ask, engine, (model, pictures(255)))
-    wait_until(lambda: model.batches == [[255]])
+    running = submit(engine, (model, pictures(255)))
+    await until(lambda: model.batches == [[255]])
     return running
 
 
 def assert_at_rest(engine: Engine) -> None:
-    """Every slot is free and nothing waits."""
-    wait_until(lambda: engine._free == engine.slots)
     assert engine.waiting_images == 0
     assert not engine._waiting
+    assert not engine._running
 
 
-def test_a_lone_request_runs_in_its_own_thread() -> None:
+@looped
+async def test_the_loop_itself_computes_all_that_has_come_in_by_then() -> None:
     engine, model = make_engine(), Fake()
-    assert ask(engine, (model, pictures(7))) == [[[0, 7]]]
-    assert model.threads == [threading.current_thread()]
+    calls = [submit(engine, (model, pictures(value))) for value in range(6)]
+    assert model.batches == []  # whoever else is ready may still join
+    assert [await answer(call) for call in calls] == [[[[0, value]]] for value in range(6)]
+    assert model.batches == [[0, 1, 2, 3, 4, 5]]
+    assert model.threads == [threading.main_thread()]
     assert_at_rest(engine)
 
 
-def test_what_waits_is_computed_together_and_nobody_gets_anothers_answer(
-    pool: ThreadPoolExecutor,
-) -> None:
-    engine, model = make_engine(), Fake()
-    running = occupy(engine, pool, model)
-    waiting = []
-    for value in range(6):
-        waiting.append(pool.submit(ask, engine, (model, pictures(value))))
-        wait_until(lambda: engine.waiting_images == len(waiting))
+@looped
+async def test_the_loop_turns_between_two_runs() -> None:
+    engine, model = make_engine(max_batch=1), Fake()
+    call = submit(engine, (model, pictures(*range(5))))
+    turns = 0
+    while not call.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns >= 5
+    assert model.batches == [[0], [1], [2], [3], [4]]
+
+
+@looped
+async def test_what_waits_for_a_thread_is_computed_together() -> None:
+    engine, model = make_engine(threads=1), Fake()
+    calls = [await occupy(engine, model)]
+    calls += [submit(engine, (model, pictures(value))) for value in range(6)]
+    await asyncio.sleep(0.01)
+    assert model.batches == [[255]]
     model.go.set()
-    assert running.result(LIMIT) == [[[0, 255]]]
-    assert [each.result(LIMIT) for each in waiting] == [[[[0, value]]] for value in range(6)]
+    expected = [[[[0, value]]] for value in (255, 0, 1, 2, 3, 4, 5)]
+    assert [await answer(call) for call in calls] == expected
     assert model.batches == [[255], [0, 1, 2, 3, 4, 5]]
+    assert threading.main_thread() not in model.threads
     assert_at_rest(engine)
 
 
-def test_a_batch_counts_pictures_and_holds_one_model_alone(pool: ThreadPoolExecutor) -> None:
+@looped
+async def test_a_batch_counts_pictures_and_holds_one_model_alone() -> None:
     engine, one, other = make_engine(max_batch=4), Fake(1), Fake(2)
-    running = occupy(engine, pool, one)
-    waiting = []
-    for count, (model, values) in enumerate(
-        [(one, (1, 2)), (other, (3,)), (one, (4, 5, 6)), (one, (7,)), (other, (8,))], 1
-    ):
-        waiting.append(pool.submit(ask, engine, (model, pictures(*values))))
-        wait_until(lambda count=count: len(engine._waiting) == count)  # type: ignore[misc]
-    one.go.set()
-    for each in (running, *waiting):
-        each.result(LIMIT)
+    calls = [
+        submit(engine, (model, pictures(*values)))
+        for model, values in [
+            *((one, (1, 2)), (other, (3,)), (one, (4, 5, 6)), (one, (7,)), (other, (8,))),
+        ]
+    ]
+    for call in calls:
+        await answer(call)
     # The pair and the single fit; the three between them come next, not never.
-    assert one.batches == [[255], [1, 2, 7], [4, 5, 6]]
+    assert one.batches == [[1, 2, 7], [4, 5, 6]]
     assert other.batches == [[3, 8]]
     assert_at_rest(engine)
 
 
-@pytest.mark.parametrize("spread", [False, True])
-@pytest.mark.parametrize("slots", [1, 2, 3])
-def test_a_request_of_many_pictures_and_models_comes_back_in_order(
-    slots: int, spread: bool
-) -> None:
-    engine = make_engine(slots=slots, max_batch=4, spread=spread)
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@looped
+async def test_a_request_of_many_pictures_and_models_comes_back_in_order(threads: int) -> None:
+    engine = make_engine(threads=threads, max_batch=4)
     one, other = Fake(1), Fake(2)
-    answers = ask(engine, (one, pictures(*range(11))), (other, pictures(5)), (one, pictures(9)))
-    assert answers == [[[1, value] for value in range(11)], [[2, 5]], [[1, 9]]]
+    tasks = (one, pictures(*range(11))), (other, pictures(5)), (one, pictures(9))
+    expected = [[[1, value] for value in range(11)], [[2, 5]], [[1, 9]]]
+    assert await answer(submit(engine, *tasks)) == expected
     assert max(len(batch) for batch in one.batches) <= 4
     assert_at_rest(engine)
+    models = [(cast(Model, model), images) for model, images in tasks]
+    here = engine.run(models, deadline=time.monotonic() + LIMIT)
+    assert [rows.tolist() for rows in here] == expected
 
 
-def test_a_request_of_many_pictures_uses_every_free_slot(pool: ThreadPoolExecutor) -> None:
-    engine, model = make_engine(slots=2, spread=True), Fake()
+@looped
+async def test_a_request_of_many_pictures_uses_every_free_thread() -> None:
+    engine, model = make_engine(threads=2, max_batch=2), Fake()
     model.go.clear()
-    answer = pool.submit(ask, engine, (model, pictures(1, 2, 3, 4)))
-    wait_until(lambda: len(model.batches) == 2)
+    call = submit(engine, (model, pictures(1, 2, 3, 4)))
+    await until(lambda: len(model.batches) == 2)
     model.go.set()
-    assert answer.result(LIMIT) == [[[0, value] for value in (1, 2, 3, 4)]]
+    assert await answer(call) == [[[0, value] for value in (1, 2, 3, 4)]]
     assert sorted(model.batches) == [[1, 2], [3, 4]]
     assert len(set(model.threads)) == 2
     assert_at_rest(engine)
 
 
-def test_a_full_queue_refuses_at_once_and_serves_again(pool: ThreadPoolExecutor) -> None:
-    engine, model = make_engine(queue_images=3), Fake()
-    running = occupy(engine, pool, model)
-    waiting = pool.submit(ask, engine, (model, pictures(1, 2)))
-    wait_until(lambda: engine.waiting_images == 2)
+@pytest.mark.parametrize("threads", [0, 1])
+@looped
+async def test_a_full_queue_refuses_at_once_and_serves_again(threads: int) -> None:
+    engine, model = make_engine(threads=threads, queue_images=3), Fake()
+    calls = [await occupy(engine, model)] if threads else []
+    calls.append(submit(engine, (model, pictures(1, 2))))
     assert not engine.full
-    started = time.monotonic()
     with pytest.raises(OverloadedError):
-        ask(engine, (model, pictures(3, 4)))
-    assert time.monotonic() - started < 0.05
-    last = pool.submit(ask, engine, (model, pictures(3)))
-    wait_until(lambda: engine.full)
+        submit(engine, (model, pictures(3, 4)))
+    with pytest.raises(OverloadedError):
+        engine.run([(cast(Model, model), pictures(3, 4))], deadline=time.monotonic() + LIMIT)
+    calls.append(submit(engine, (model, pictures(3))))
+    assert engine.full
     model.go.set()
-    for each in (running, waiting, last):
-        each.result(LIMIT)
-    assert ask(engine, (model, pictures(6))) == [[[0, 6]]]
+    for call in calls:
+        await answer(call)
+    assert await answer(submit(engine, (model, pictures(6)))) == [[[0, 6]]]
     assert_at_rest(engine)
 
 
-def test_a_request_larger_than_the_queue_is_served_when_nothing_else_waits(
-    pool: ThreadPoolExecutor,
-) -> None:
+@looped
+async def test_a_request_larger_than_the_queue_is_served_when_nothing_else_waits() -> None:
     engine, model = make_engine(queue_images=3), Fake()
-    running = occupy(engine, pool, model)
-    large = pool.submit(ask, engine, (model, pictures(*range(20))))
-    wait_until(lambda: engine.waiting_images == 20)
-    model.go.set()
-    assert running.result(LIMIT)
-    assert large.result(LIMIT) == [[[0, value] for value in range(20)]]
+    call = submit(engine, (model, pictures(*range(20))))
+    assert await answer(call) == [[[0, value] for value in range(20)]]
     assert_at_rest(engine)
 
 
-def test_what_passes_its_deadline_is_not_computed(pool: ThreadPoolExecutor) -> None:
-    engine, model = make_engine(), Fake()
-    running = occupy(engine, pool, model)
-    late = pool.submit(ask, engine, (model, pictures(1)), seconds=0.05)
-    wait_until(lambda: engine.waiting_images == 1)
-    patient = pool.submit(ask, engine, (model, pictures(2)))
+@pytest.mark.parametrize("threads", [0, 1])
+@looped
+async def test_what_passes_its_deadline_is_not_computed(threads: int) -> None:
+    engine, model = make_engine(threads=threads), Fake()
+    calls = [await occupy(engine, model)] if threads else []
+    late = submit(engine, (model, pictures(1)), seconds=0.05)
+    calls.append(submit(engine, (model, pictures(2))))
+    if not threads:
+        time.sleep(0.1)  # the loop is busy elsewhere
     with pytest.raises(DeadlineError):
-        late.result(LIMIT)
-    wait_until(lambda: engine.waiting_images == 1)
+        await answer(late)
     model.go.set()
-    assert running.result(LIMIT)
-    assert patient.result(LIMIT) == [[[0, 2]]]
-    assert model.batches == [[255], [2]]
+    for call in calls:
+        await answer(call)
+    assert model.batches[-1] == [2]
     with pytest.raises(DeadlineError):
-        ask(engine, (model, pictures(3)), seconds=-1)
+        submit(engine, (model, pictures(3)), seconds=-1)
     assert_at_rest(engine)
 
 
-def test_the_observer_learns_that_what_passed_its_deadline_waits_no_more(
-    pool: ThreadPoolExecutor,
-) -> None:
-    class Watcher:
-        waits = 0
-
-        def ran(self, *facts: object) -> None:
-            pass
-
-        def waiting(self, engine: Engine) -> None:
-            self.waits = engine.waiting_images
-
-    watcher, model = Watcher(), Fake()
-    engine = make_engine(observer=watcher)
-    running = occupy(engine, pool, model)
-    late = pool.submit(ask, engine, (model, pictures(1)), seconds=0.05)
-    wait_until(lambda: watcher.waits == 1)
-    with pytest.raises(DeadlineError):
-        late.result(LIMIT)
-    assert watcher.waits == 0
+@looped
+async def test_a_run_that_hangs_keeps_nobody_beyond_the_deadline() -> None:
+    engine, model = make_engine(threads=1), Fake()
+    model.go.clear()
+    hanging = submit(engine, (model, pictures(1)), seconds=0.05)
+    await until(lambda: model.batches == [[1]])
+    waiting = submit(engine, (model, pictures(2)), seconds=0.05)
+    for call in (hanging, waiting):
+        with pytest.raises(DeadlineError):
+            await answer(call)
     model.go.set()
-    assert running.result(LIMIT)
+    await until(lambda: not engine._running)
+    assert model.batches == [[1]]
+    assert_at_rest(engine)
 
 
-def test_a_long_request_stops_at_its_deadline() -> None:
+@pytest.mark.parametrize("threads", [0, 1])
+@looped
+async def test_what_nobody_waits_for_any_more_is_not_computed(threads: int) -> None:
+    engine, model = make_engine(threads=threads), Fake()
+    calls = [await occupy(engine, model)] if threads else []
+    gone = [submit(engine, (model, pictures(value)), gone=lambda: True) for value in (1, 2)]
+    calls.append(submit(engine, (model, pictures(3)), gone=lambda: False))
+    model.go.set()
+    for call in calls:
+        await answer(call)
+    for call in gone:
+        with pytest.raises(GoneError):
+            await answer(call)
+    assert model.batches[-1] == [3]
+    assert_at_rest(engine)
+
+
+@looped
+async def test_a_long_request_stops_at_its_deadline() -> None:
     engine = make_engine(max_batch=1)
     model = Fake()
     model.run = lambda images: (time.sleep(0.02), np.zeros((1, 2), np.float32))[1]  # type: ignore[method-assign]
     started = time.monotonic()
     with pytest.raises(DeadlineError):
-        ask(engine, (model, pictures(*range(200))), seconds=0.1)
+        await answer(submit(engine, (model, pictures(*range(200))), seconds=0.1))
+    here = [(cast(Model, model), pictures(*range(200)))]
+    with pytest.raises(DeadlineError):
+        engine.run(here, deadline=time.monotonic() + 0.1)
     assert time.monotonic() - started < 2
     assert_at_rest(engine)
 
 
-def test_a_run_that_fails_fails_its_own_requests_and_no_others(pool: ThreadPoolExecutor) -> None:
-    engine, good, bad = make_engine(), Fake(1), Fake(2)
-    running = occupy(engine, pool, good)
+@pytest.mark.parametrize("threads", [0, 1])
+@looped
+async def test_a_run_that_fails_fails_its_own_requests_and_no_others(threads: int) -> None:
+    engine, good, bad = make_engine(threads=threads), Fake(1), Fake(2)
     bad.failing = RuntimeError("out of memory")
-    waiting = []
-    for count, model in enumerate([bad, good, bad, good], 1):
-        waiting.append(pool.submit(ask, engine, (model, pictures(count))))
-        wait_until(lambda count=count: engine.waiting_images == count)  # type: ignore[misc]
-    good.go.set()
-    assert running.result(LIMIT)
-    for each in (waiting[0], waiting[2]):
+    calls = [
+        submit(engine, (model, pictures(count)))
+        for count, model in enumerate([bad, good, bad, good], 1)
+    ]
+    calls.append(submit(engine, (good, pictures(1)), (bad, pictures(1))))
+    for call in (calls[0], calls[2], calls[4]):
         with pytest.raises(RuntimeError, match="out of memory"):
-            each.result(LIMIT)
-    assert [waiting[1].result(LIMIT), waiting[3].result(LIMIT)] == [[[[1, 2]]], [[[1, 4]]]]
-    with pytest.raises(RuntimeError, match="out of memory"):
-        ask(engine, (bad, pictures(1)))
-    with pytest.raises(RuntimeError, match="out of memory"):
-        ask(engine, (good, pictures(1)), (bad, pictures(1)))
+            await answer(call)
+    assert [await answer(calls[1]), await answer(calls[3])] == [[[[1, 2]]], [[[1, 4]]]]
     bad.failing = None
-    assert ask(engine, (bad, pictures(9))) == [[[2, 9]]]
+    assert await answer(submit(engine, (bad, pictures(9)))) == [[[2, 9]]]
     assert_at_rest(engine)
 
 
-@pytest.mark.parametrize("slots", [1, 2, 4])
-def test_thousands_of_mixed_requests_equal_their_serial_answers(
-    models_dir: Any, pool: ThreadPoolExecutor, slots: int
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@looped
+async def test_thousands_of_mixed_requests_equal_their_serial_answers(
+    models_dir: Any, threads: int
 ) -> None:
     repository = load_repository(models_dir, RuntimeOptions(threads=1))
-    engine = make_engine(slots=slots, max_batch=8, queue_images=10_000, spread=True)
+    engine = make_engine(threads=threads, max_batch=8, queue_images=100_000)
     stock = np.random.default_rng(3).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     expected = {variant: oracle(variant, stock) for variant in repository.models}
     models = {variant: repository.get(variant, 1) for variant in repository.models}
 
-    def request(seed: int) -> None:
+    company = asyncio.Semaphore(100)
+
+    async def request(seed: int) -> None:
         generator = np.random.default_rng(seed)
         names = generator.choice(list(models), size=generator.integers(1, 3))
         parts = [generator.integers(0, 40, size=generator.choice([1, 1, 1, 2, 20])) for _ in names]
         tasks = [(models[name], stock[index]) for name, index in zip(names, parts, strict=True)]
-        rows = engine.run(tasks, deadline=time.monotonic() + 60)
-        for name, index, found in zip(names, parts, rows, strict=True):
+        async with company:
+            call = engine.submit(tasks, deadline=time.monotonic() + 60)
+            await answer(call)
+        for name, index, found in zip(names, parts, call.result(), strict=True):
             np.testing.assert_allclose(found, expected[name][index], atol=1e-5)
 
-    for each in [pool.submit(request, seed) for seed in range(2000)]:
-        each.result(60)
+    await asyncio.gather(*(request(seed) for seed in range(2000)))
     assert_at_rest(engine)
 
 
-def test_random_deadlines_and_failures_leave_nothing_behind(pool: ThreadPoolExecutor) -> None:
-    engine = make_engine(slots=2, max_batch=4, queue_images=150, spread=True)
+@pytest.mark.parametrize("threads", [0, 2])
+@looped
+async def test_random_deadlines_and_failures_leave_nothing_behind(threads: int) -> None:
+    engine = make_engine(threads=threads, max_batch=4, queue_images=150)
     models = [Fake(1), Fake(2)]
-    counts = {"answered": 0, "refused": 0, "late": 0, "failed": 0}
-    lock = threading.Lock()
+    counts = {"answered": 0, "refused": 0, "late": 0, "failed": 0, "gone": 0}
 
     def slow(model: Fake, images: np.ndarray) -> np.ndarray:
         time.sleep(0.0005 * len(images))
@@ -302,29 +342,32 @@ def test_random_deadlines_and_failures_leave_nothing_behind(pool: ThreadPoolExec
     for model in models:
         model.run = lambda images, model=model: slow(model, images)  # type: ignore[method-assign, misc]
 
-    def request(seed: int) -> None:
+    async def request(seed: int) -> None:
         generator = np.random.default_rng(seed)
         tasks = [
             (models[generator.integers(2)], pictures(*generator.integers(0, 99, 5).tolist()))
             for _ in range(generator.integers(1, 4))
         ]
+        await asyncio.sleep(float(generator.uniform(0, 8)))
+        gone = bool(generator.random() < 0.1)
+        seconds = float(generator.choice([0.002, 0.02, 5]))
         try:
-            answers = ask(engine, *tasks, seconds=float(generator.choice([0.001, 0.02, 5])))
+            answers = await answer(submit(engine, *tasks, seconds=seconds, gone=lambda: gone))
             for (model, images), rows in zip(tasks, answers, strict=True):
                 assert rows == [[model.number, value] for value in images[:, 0, 0, 0].tolist()]
             outcome = "answered"
         except OverloadedError:
             outcome = "refused"
-            time.sleep(0.005)
         except DeadlineError:
             outcome = "late"
+        except GoneError:
+            outcome = "gone"
         except RuntimeError:
             outcome = "failed"
-        with lock:
-            counts[outcome] += 1
+        counts[outcome] += 1
 
-    for each in [pool.submit(request, seed) for seed in range(3000)]:
-        each.result(60)
+    await asyncio.gather(*(request(seed) for seed in range(3000)))
     assert sum(counts.values()) == 3000
     assert min(counts.values()) > 0, counts
+    await until(lambda: not engine._running)
     assert_at_rest(engine)

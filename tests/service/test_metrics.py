@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -190,27 +191,23 @@ def test_the_queue_is_shown_while_it_waits_and_after() -> None:
     model: Any = SimpleNamespace(run=run, card=card, **facts)
     repository: Any = SimpleNamespace(models={"relu_with_bn": {1: model}})
     metrics = Metrics(repository)
-    engine = Engine(slots=1, max_batch=32, queue_images=64, observer=metrics)
-
-    def ask() -> None:
-        engine.run([(model, np.zeros((3, 32, 32, 3), np.uint8))], deadline=time.monotonic() + 30)
+    engine = Engine(threads=1, max_batch=32, queue_images=64, observer=metrics)
 
     def found() -> Samples:
         return samples(generate_latest(metrics.collected()).decode())
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    threads[0].start()
-    assert started.wait(DEADLINE)
-    for thread in threads[1:]:
-        thread.start()
-    until = time.monotonic() + DEADLINE
-    while engine.waiting_images < 9 and time.monotonic() < until:
-        time.sleep(0.001)
-    time.sleep(0.05)
-    assert total(found(), "batchnorm_queue_images") == 9
-    go_on.set()
-    for thread in threads:
-        thread.join()
+    async def ask() -> None:
+        tasks = [(model, np.zeros((3, 32, 32, 3), np.uint8))]
+        calls = [engine.submit(tasks, deadline=time.monotonic() + DEADLINE)]
+        await asyncio.to_thread(started.wait, DEADLINE)
+        calls += [engine.submit(tasks, deadline=time.monotonic() + DEADLINE) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert total(found(), "batchnorm_queue_images") == 9
+        go_on.set()
+        while not all(call.done() for call in calls):
+            await asyncio.sleep(0.001)
+
+    asyncio.run(ask())
     after = found()
     assert total(after, "batchnorm_queue_images") == 0
     assert total(after, "batchnorm_executions_total") == 2

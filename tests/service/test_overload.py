@@ -25,7 +25,6 @@ def crowded(app: Flask, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     """The application while its queue is full."""
     engine = state_of(app).engine
     monkeypatch.setattr(engine, "waiting_images", engine.queue_images)
-    monkeypatch.setattr(engine, "_free", 0)
     return app.test_client()
 
 

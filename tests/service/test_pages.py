@@ -20,7 +20,7 @@ from service.app import create_app
 from service.assets import address, names
 from service.engine import Engine, OverloadedError
 from service.settings import Settings
-from service.study import StudyError, read_study
+from service.study import StudyError, read_studies
 from tests.service.hostile import BAD, PHOTO
 from tests.service.tiny import encode
 
@@ -208,7 +208,7 @@ def test_a_comparison_that_cannot_be_shown_is_explained(
     if text is not None:
         (folder / "comparison.json").write_text(text)
     with pytest.raises(StudyError, match=words):
-        read_study(folder)
+        read_studies(folder)
     page = create_app(replace(settings, models_dir=folder)).test_client().get("/")
     assert page.status_code == 200
     assert words in page.text
@@ -225,7 +225,7 @@ def test_a_comparison_may_say_more_and_may_be_unfrozen(tmp_path: Path) -> None:
         trial["history"][0]["learning_rate"] = 0.1
     content["article"] = None
     (tmp_path / "comparison.json").write_text(json.dumps(content))
-    study = read_study(tmp_path)
+    (study,) = read_studies(tmp_path)
     assert [row.variant for row in study.rows] == [row["variant"] for row in content["summary"]]
     assert all(row.before["top5"] is None and row.after is None for row in study.rows)
     assert all(curve.frozen is None for curve in study.curves)

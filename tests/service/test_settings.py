@@ -24,8 +24,8 @@ def test_every_setting_is_documented_in_the_table_and_in_help(runner: CliRunner)
 
 
 def test_values_come_from_the_environment_and_empty_ones_count_as_not_set() -> None:
-    settings = Settings.from_environment({"PORT": "80", "REQUIRE_GPU": "1", "THREADS": ""})
-    assert (settings.port, settings.require_gpu, settings.threads) == (80, True, 0)
+    settings = Settings.from_environment({"PORT": "80", "REQUIRE_GPU": "1", "MAX_BATCH": ""})
+    assert (settings.port, settings.require_gpu, settings.max_batch) == (80, True, 0)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,6 @@ def test_values_come_from_the_environment_and_empty_ones_count_as_not_set() -> N
         ("PORT", "٨", "a whole number from 1 to 65535"),
         ("PORT", "9" * 5000, "a whole number from 1 to 65535"),
         ("WEB_CONCURRENCY", "-1", "a whole number from 0 to 256"),
-        ("THREADS", "-1", "a whole number from 0 to 1024"),
         ("MAX_BODY_BYTES", "10MB", "a whole number from 1 to"),
         ("MAX_PIXELS", "1e6", "a whole number from 1 to"),
         ("MAX_IMAGES", "0", "a whole number from 1 to"),

@@ -7,13 +7,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-from training.augment import random_parameters, transform
+from training.augment import augment, random_parameters, random_shifts, shifted, transform
 from training.recipes import Augmentation
 
 RNG = np.random.default_rng(7)
@@ -22,6 +24,7 @@ SHEAR = RNG.uniform(-20, 20, 24).astype(np.float32)  # far beyond the recipe's 0
 ROW_ZOOM = RNG.uniform(0.6, 1.5, 24).astype(np.float32)
 COLUMN_ZOOM = RNG.uniform(0.6, 1.5, 24).astype(np.float32)
 FLIP = np.arange(24) % 2 == 0
+ROWS, COLUMNS = RNG.integers(-6, 7, (2, 24), dtype=np.int32)
 
 
 def oracle() -> np.ndarray:
@@ -39,23 +42,40 @@ def oracle() -> np.ndarray:
     )
 
 
-def check() -> None:
-    """Eager and compiled, within a hundredth of a grey level (float32 source positions)."""
-    expected = oracle()
-    arguments = [keras.ops.convert_to_tensor(x) for x in (IMAGES, SHEAR, ROW_ZOOM, COLUMN_ZOOM)]
-    arguments.append(keras.ops.convert_to_tensor(FLIP))
-    eager = np.array(transform(*arguments))
+def both_modes(function: Callable[..., Any], *arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What ``function`` answers eagerly and compiled."""
     if keras.backend.backend() == "jax":
         import jax
 
-        fast = jax.jit(transform)
+        fast = jax.jit(function)
     else:
         import tensorflow as tf
 
-        fast = tf.function(transform)
-    compiled = np.array(fast(*arguments))
-    np.testing.assert_allclose(eager, expected, atol=1e-2)
-    np.testing.assert_allclose(compiled, expected, atol=1e-2)
+        fast = tf.function(function)
+    arguments = [keras.ops.convert_to_tensor(array) for array in arrays]
+    return np.array(function(*arguments)), np.array(fast(*arguments))
+
+
+def check() -> None:
+    """Eager and compiled, within a hundredth of a grey level (float32 source positions); shifts
+    to the very byte.
+    """
+    for answer in both_modes(transform, IMAGES, SHEAR, ROW_ZOOM, COLUMN_ZOOM, FLIP):
+        np.testing.assert_allclose(answer, oracle(), atol=1e-2)
+    for answer in both_modes(shifted, IMAGES, ROWS, COLUMNS, FLIP):
+        assert answer.dtype == np.uint8
+        np.testing.assert_array_equal(answer, padded_and_cropped())
+
+
+def padded_and_cropped() -> np.ndarray:
+    """Pad by mirroring, flip, cut a window out: picture by picture."""
+    answers = []
+    for image, row, column, flip in zip(IMAGES, ROWS, COLUMNS, FLIP, strict=True):
+        padded = np.pad(image, ((6, 6), (6, 6), (0, 0)), mode="reflect")
+        window = padded[6 + row :, 6 + column :] if not flip else padded[6 + row :, : 38 + column]
+        window = window[:32, :32] if not flip else window[:32, -32:][:, ::-1]
+        answers.append(window)
+    return np.stack(answers)
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`")  # inside Keras
@@ -95,3 +115,28 @@ def test_parameters_have_the_generators_distributions() -> None:
 def test_no_flip_means_none() -> None:
     *_, flip = random_parameters(Augmentation(flip=False), 1000, keras.random.SeedGenerator(3))
     assert not np.array(flip).any()
+
+
+def test_shifts_are_whole_pixels_all_equally_likely() -> None:
+    drawn = random_shifts(Augmentation(shift=4), 20_000, keras.random.SeedGenerator(3))
+    rows, columns, flip = (np.array(x) for x in drawn)
+    for values in (rows, columns):
+        places, counts = np.unique(values, return_counts=True)
+        assert places.tolist() == list(range(-4, 5))
+        assert np.abs(counts - 20_000 / 9).max() < 5 * (20_000 / 9) ** 0.5
+    assert flip.mean() == pytest.approx(0.5, abs=0.02)
+    together = np.corrcoef([rows, columns, flip])
+    assert np.abs(together - np.eye(3)).max() < 0.03
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(shear=0, zoom=0, shift=4)])
+def test_the_recipe_chooses_the_transform(augmentation: Augmentation) -> None:
+    """Every picture of the answer is one that the recipe's transform can make, and not the same."""
+    images = np.array(keras.ops.cast(IMAGES, "float32"))
+    answer = np.array(
+        keras.ops.cast(augment(IMAGES, augmentation, keras.random.SeedGenerator(1)), "float32")
+    )
+    assert answer.shape == images.shape
+    assert all((one != two).any() for one, two in zip(answer, images, strict=True))
+    whole = (answer == np.round(answer)).all()
+    assert whole == bool(augmentation.shift)

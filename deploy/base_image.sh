@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Make a base image for the Dockerfile where no registry of images can be reached: this machine's own
+# Debian or Ubuntu release, minimal, with Python, from the package sources that apt uses here.
+#   deploy/base_image.sh [NAME]     needs root, buildah and mmdebstrap; prints the image's name
+set -euo pipefail
+codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+name=${1:-localhost/batchnorm-base:$codename}
+buildah info >/dev/null 2>&1 || export STORAGE_DRIVER=vfs  # where file systems cannot be laid over
+
+if ! buildah inspect --type image "$name" >/dev/null 2>&1; then
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    # Of apt's sources those of this release: it, its updates and its security fixes.
+    apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
+        grep -E " $codename(-[a-z]+)? " | sort -u >"$work/sources.list"
+    mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates \
+        --hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+        "$codename" "$work/root.tar" "$work/sources.list" >&2
+    container=$(buildah from scratch)
+    buildah add --quiet "$container" "$work/root.tar" / >/dev/null
+    buildah commit --quiet --rm "$container" "$name" >/dev/null
+fi
+echo "$name"

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Build one of the images of the Dockerfile with docker, podman or buildah, whichever works here.
+#   deploy/image.sh [TARGET] [TAG]
+#   TARGET: service (default), service-gpu, training, training-gpu
+#   ENGINE: docker, podman or buildah; by default the first of them that works
+#   BASE: base image; by default the Dockerfile's; "local", with buildah, makes one (base_image.sh)
+#   PIP_CERT: file of certificate authorities that pip needs in this network
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${1:-service}
+tag=${2:-batchnorm-$target}
+
+if [ -z "${ENGINE:-}" ]; then
+    for ENGINE in docker podman buildah none; do
+        "$ENGINE" version >/dev/null 2>&1 && break
+    done
+fi
+if [ "$ENGINE" = none ]; then
+    echo "no docker, podman or buildah works here; try: apt-get install buildah" >&2
+    exit 1
+fi
+
+options=()
+if [ "$target" = training-gpu ]; then
+    target=training
+    options+=(--build-arg BACKEND=jax)
+fi
+if [ "${BASE:-}" = local ]; then
+    BASE=$(deploy/base_image.sh)
+fi
+if [ -n "${BASE:-}" ]; then
+    options+=(--build-arg "BASE=$BASE")
+fi
+if [ -n "${PIP_CERT:-}" ]; then
+    options+=(--secret "id=ca,src=$PIP_CERT" --build-arg PIP_CERT=/run/secrets/ca)
+fi
+if [ "$(basename "$ENGINE")" = buildah ]; then
+    # Works without a runtime and in a container; the health check is in Docker's format alone.
+    export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
+    buildah info >/dev/null 2>&1 || export STORAGE_DRIVER=vfs
+    options+=(--network host --format docker --layers)
+fi
+set -x
+exec "$ENGINE" build "${options[@]}" --target "$target" --tag "$tag" .

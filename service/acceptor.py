@@ -1,0 +1,116 @@
+"""Which worker takes a new connection: the one that has the fewest.
+
+A connection stays with the worker that accepted it. Left to the kernel, eight connections are
+split among two workers as 1 and 7 as often as not, and then one of two CPUs has nothing to do. The
+workers share a board with their numbers of connections; one that has more than another leaves a
+new connection to it for ``PATIENCE`` seconds, and takes it if it is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import socket
+import struct
+from collections.abc import Callable
+
+PATIENCE = 0.003
+BATCH = 64
+"""Connections that are taken before the loop does something else."""
+
+_PLACE = struct.Struct("=i")
+_NOBODY = (1 << 31) - 1
+
+
+class Board:
+    """A number for each of ``places``, in memory that processes share if made before they fork."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self._memory = mmap.mmap(-1, places * _PLACE.size)
+        for place in range(places):
+            self.leave(place)
+
+    def __getitem__(self, place: int) -> int:
+        (number,) = _PLACE.unpack_from(self._memory, place * _PLACE.size)
+        return int(number)
+
+    def __setitem__(self, place: int, number: int) -> None:
+        _PLACE.pack_into(self._memory, place * _PLACE.size, number)
+
+    def leave(self, place: int) -> None:
+        """Nobody is at this place."""
+        self[place] = _NOBODY
+
+    def least(self) -> int:
+        """The least number of all."""
+        return min(self[place] for place in range(self.places))
+
+
+class Acceptor:
+    """Takes connections of a listening, non-blocking socket for one worker, at its ``place``."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        protocol: Callable[[], asyncio.BaseProtocol],
+        board: Board,
+        place: int,
+    ) -> None:
+        self._listener = listener
+        self._protocol = protocol
+        self._board = board
+        self._place = place
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._begun: set[asyncio.Task[object]] = set()
+        board[place] = 0
+        self._loop.add_reader(listener, self._ready)
+
+    def ended(self) -> None:
+        """One of the connections has ended."""
+        if self._listener.fileno() >= 0:
+            self._board[self._place] -= 1
+
+    def close(self) -> None:
+        """Take whoever has come already, and then nobody: the listener is closed."""
+        self._loop.remove_reader(self._listener)
+        if self._pause is not None:
+            self._pause.cancel()
+        while self._take():
+            pass
+        self._listener.close()
+        self._board.leave(self._place)
+
+    def _ready(self) -> None:
+        for _ in range(BATCH):
+            if self._board[self._place] > self._board.least():
+                self._loop.remove_reader(self._listener)
+                self._pause = self._loop.call_later(PATIENCE, self._resume)
+                return
+            if not self._take():
+                return
+
+    def _resume(self) -> None:
+        self._take()
+        self._loop.add_reader(self._listener, self._ready)
+
+    def _take(self) -> bool:
+        """Accept one connection, if one is there."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False
+        except OSError:  # out of descriptors or memory: others may end in the meantime
+            self._loop.remove_reader(self._listener)
+            self._pause = self._loop.call_later(0.1, self._resume)
+            return False
+        self._board[self._place] += 1
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        begun = self._loop.create_task(
+            self._loop.connect_accepted_socket(self._protocol, connection)
+        )
+        self._begun.add(begun)
+        begun.add_done_callback(self._begun.discard)
+        return True

@@ -1,0 +1,76 @@
+"""GET /openapi.json and its page, /docs, with the example bodies that both name.
+
+The page is written here, from the document: nothing of it comes from elsewhere, and it needs no
+script. Both are made when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, current_app, json, render_template, request
+
+from service.examples import MEDIA, file
+from service.messages import Response
+from service.operations import Answer, Tag, Text, operation
+from service.problems import Problem, Refusals
+
+_KEY = "batchnorm-openapi"
+_STYLE = Path(__file__).with_name("static") / "docs.css"
+_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+EXAMPLE = Text("body", "Which one.", values=tuple(MEDIA))
+NO_EXAMPLE: Refusals = {HTTPStatus.NOT_FOUND: "no such example"}
+
+blueprint = Blueprint("docs", __name__, template_folder="templates")
+
+
+@blueprint.get("/openapi.json")
+@operation(Tag.PAGES, Answer("the document", others=("application/json",)))
+def openapi() -> Response:
+    """The service's OpenAPI 3.1 document, for tools."""
+    return Response(json.dumps(document()), mimetype="application/json")
+
+
+@blueprint.get("/docs")
+@operation(Tag.PAGES, Answer("the page", others=("text/html",)))
+def docs() -> Response:
+    """The same, for people."""
+    from service.docs_page import page
+
+    text = render_template(
+        "docs.html", page=page(document(), request.host_url), root=request.host_url
+    )
+    return Response(text, mimetype="text/html", headers={"Content-Security-Policy": _POLICY})
+
+
+@blueprint.get("/docs/style.css")
+@operation(Tag.PAGES, Answer("the style sheet", others=("text/css",)))
+def style() -> Response:
+    """The page's style sheet."""
+    return Response(_STYLE.read_bytes(), mimetype="text/css")
+
+
+@blueprint.get("/docs/examples/<body>")
+@operation(
+    Tag.PAGES, Answer("the example", others=tuple(MEDIA.values())), NO_EXAMPLE, path=(EXAMPLE,)
+)
+def example(body: str) -> Response:
+    """A body to post: a drawn picture, or its pixels as a tensor."""
+    if body not in EXAMPLE.values:
+        known = ", ".join(EXAMPLE.values)
+        raise Problem(HTTPStatus.NOT_FOUND, f"no example {body[:80]!r}: there are {known}")
+    return Response(file(body), mimetype=MEDIA[body])
+
+
+def document() -> dict[str, Any]:
+    """The current application's document."""
+    found: dict[str, Any] | None = current_app.extensions.get(_KEY)
+    if found is None:
+        from service.openapi import make_document
+
+        # Two threads may both make it, and it is the same.
+        found = current_app.extensions[_KEY] = make_document(current_app._get_current_object())  # type: ignore[attr-defined]
+    return found

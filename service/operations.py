@@ -1,0 +1,206 @@
+"""What each view takes and answers, declared where the view is, once for two readers.
+
+The decorator ``operation`` reads the query by its declaration, or refuses it, and hands the view
+the values; ``service.openapi`` makes the document of the same declaration. A path's parameters,
+headers, bodies and answers are declared from the constants and types that the code reads and
+writes them by. Nothing here costs a request more than a call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import wraps
+from http import HTTPStatus
+from typing import Any
+
+from service.messages import current
+from service.problems import Problem, Refusals
+from service.settings import Settings
+
+View = Callable[..., Any]
+Media = Callable[[Settings], Mapping[str, Any]]
+"""OpenAPI's media type objects by media type, within the limits of the settings."""
+
+
+class Tag(StrEnum):
+    """The document's chapters, in their order."""
+
+    PICTURES = "Pictures"
+    MODELS = "Models"
+    PROTOCOL = "Open Inference Protocol"
+    OPERATION = "Operation"
+    PAGES = "Pages"
+
+
+BAD_QUERY: Refusals = {
+    HTTPStatus.BAD_REQUEST: "a query parameter that is unknown, given twice or out of range"
+}
+
+
+NOTHING: Refusals = {}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text in a path, a query or a header; one of ``values``, where there are such.
+
+    ``variant`` says that it names one of the variants that are served.
+    """
+
+    name: str
+    help: str
+    pattern: str | None = None
+    values: tuple[str, ...] = ()
+    variant: bool = False
+    default: None = None
+
+    def read(self, text: str) -> str:
+        """As it is; what it names may not be there."""
+        return text
+
+    def allows(self, text: str) -> bool:
+        """Whether it is of the form that is declared."""
+        return self.pattern is None or re.fullmatch(self.pattern, text) is not None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """As JSON Schema."""
+        shown: dict[str, Any] = {"type": "string"}
+        if self.pattern:
+            shown["pattern"] = f"^{self.pattern}$"
+        if self.values:
+            shown["enum"] = list(self.values)
+        return shown
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from 1 to ``most`` in a query or a header."""
+
+    name: str
+    help: str
+    most: int
+    default: int | None = None
+
+    def read(self, text: str) -> int:
+        """The number. Raises ``Problem`` 400."""
+        if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= self.most:
+            raise Problem(
+                HTTPStatus.BAD_REQUEST,
+                f"{self.name} is {text[:80]!r}; allowed: 1 to {self.most}",
+            )
+        return int(text)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """As JSON Schema."""
+        shown: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": self.most}
+        return shown if self.default is None else shown | {"default": self.default}
+
+
+Parameter = Text | Whole
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a request brings; ``help`` may name settings, as in "{max_images}"."""
+
+    help: str
+    media: Media
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A 200: ``json`` is the type that it is JSON of; ``others`` are its other media types.
+
+    ``headers`` are those that are its own, with what they say.
+    """
+
+    help: str
+    json: Any = None
+    others: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One view, as it is documented; ``refusals`` are the problems that it may answer instead.
+
+    ``path`` declares the parameters of all its rules, of which one rule may have fewer. ``bare``
+    are statuses without a body worth naming; ``told`` says that problems come in HTML, but for
+    those that the view does not see.
+    """
+
+    tag: Tag
+    answer: Answer
+    path: tuple[Text, ...]
+    query: tuple[Parameter, ...]
+    headers: tuple[Parameter, ...]
+    body: Body | None
+    refusals: Sequence[Refusals]
+    bare: Refusals
+    told: bool
+
+
+def operation(
+    tag: Tag,
+    answer: Answer,
+    *refusals: Refusals,
+    path: tuple[Text, ...] = (),
+    query: tuple[Parameter, ...] | None = None,
+    headers: tuple[Parameter, ...] = (),
+    body: Body | None = None,
+    bare: Refusals = NOTHING,
+    told: bool = False,
+) -> Callable[[View], View]:
+    """Declare a view, and have it called with its query's values, by name.
+
+    A view without ``query`` does not look at the query; with an empty one it refuses any.
+    """
+
+    def declare(view: View) -> View:
+        declared, more = view, refusals
+        if query is not None:
+            declared, more = _with_query(view, query), (BAD_QUERY, *refusals)
+        declared.operation = Operation(  # type: ignore[attr-defined]
+            tag, answer, path, query or (), headers, body, more, bare, told
+        )
+        return declared
+
+    return declare
+
+
+def operation_of(view: View) -> Operation | None:
+    """What was declared of a view."""
+    return getattr(view, "operation", None)
+
+
+def _with_query(view: View, parameters: tuple[Parameter, ...]) -> View:
+    by_name = {parameter.name: parameter for parameter in parameters}
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    allowed = ", ".join(by_name) or "none"
+
+    def read() -> dict[str, Any]:
+        """The query's values. Raises ``Problem`` 400 for an unknown or repeated parameter."""
+        values: dict[str, Any] = dict(defaults)
+        for name, texts in current().args.lists():
+            parameter = by_name.get(name)
+            if parameter is None:
+                raise Problem(
+                    HTTPStatus.BAD_REQUEST,
+                    f"unknown query parameter {name[:80]!r}; allowed: {allowed}",
+                )
+            if len(texts) > 1:
+                raise Problem(HTTPStatus.BAD_REQUEST, f"query parameter {name} is given twice")
+            values[name] = parameter.read(texts[0])
+        return values
+
+    @wraps(view)
+    def answer(**path: Any) -> Any:
+        return view(**path, **(read() if current().query_string else defaults))
+
+    return answer

@@ -1,0 +1,162 @@
+"""One worker process: an event loop that reads, answers and, on a CPU, computes.
+
+gunicorn starts it, replaces it when it dies or hangs, and ends it with SIGTERM. Then it drains: for
+``drain_seconds`` it says that it is not ready, and still answers, each answer the last on its
+connection; then it takes no more connections, finishes what it has accepted, and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging.config
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from typing import Any
+
+import numpy as np
+import uvloop
+from gunicorn.workers.base import Worker
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from service import logs
+from service.acceptor import Acceptor, Board
+from service.asgi import OnLoop
+from service.gate import Gate
+from service.http1 import LimitedProtocol
+from service.repository import IMAGE_SHAPE
+from service.state import State, state_of
+
+DECODE_THREADS = 2
+"""For large pictures, whose decoders leave the interpreter to others."""
+
+LAST_TURNS = 5
+"""Of the loop, to read what connections have brought; those that are idle then are closed."""
+
+HEARTBEAT_SECONDS = 1.0
+KEEP_ALIVE_SECONDS = 75
+"""Of an idle connection; longer than the 60 seconds after which most load balancers let go."""
+
+
+class LoopWorker(Worker):
+    """gunicorn's worker; ``board`` and ``place`` are set before the fork (``service.server``)."""
+
+    board: Board
+    place: int
+
+    def init_process(self) -> None:
+        """Make the loop before gunicorn installs the handlers of signals."""
+        self.loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.loop.set_default_executor(ThreadPoolExecutor(DECODE_THREADS, "decode"))
+        self._stop = asyncio.Event()
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """SIGTERM drains; SIGINT is the parent's, whose terminal sends it to all."""
+        for each in self.SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+
+    def run(self) -> None:
+        """Serve until SIGTERM, or until the parent is gone."""
+        _warm_up(state_of(self.wsgi))
+        # What is there now stays: it need not be looked at again and again for garbage, of which a
+        # request leaves next to none.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
+        try:
+            self.loop.run_until_complete(self._serve())
+        finally:
+            logs.flush(self.wsgi)
+
+    async def _serve(self) -> None:
+        state = state_of(self.wsgi)
+        gate = self.wsgi.wsgi_app
+        while not isinstance(gate, Gate):  # an instrumentation may have wrapped it
+            gate = gate.application
+        config = Config(
+            OnLoop(self.wsgi, gate, state.settings.max_body_bytes),
+            loop="none",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        config.load()
+        server = ServerState()
+
+        def protocol() -> LimitedProtocol:
+            return LimitedProtocol(
+                config,
+                server,
+                head_seconds=state.settings.head_seconds,
+                body_seconds=state.settings.body_seconds,
+                ended=acceptors[0].ended,
+            )
+
+        acceptors: list[Acceptor] = []
+        for each in self.sockets:
+            acceptors.append(Acceptor(each.sock, protocol, self.board, self.place))
+        while not await self._beat(server, HEARTBEAT_SECONDS) and self.ppid == os.getppid():
+            pass
+        state.drain.begin()
+        await self._beating(server, state.settings.drain_seconds)
+        for acceptor in acceptors:
+            acceptor.close()
+        for _ in range(LAST_TURNS):
+            await self._beating(server, 0.01)
+        for connection in list(server.connections):
+            connection.shutdown()
+        limit = self.loop.time() + state.settings.deadline_seconds + 1
+        while (server.tasks or server.connections) and self.loop.time() < limit:
+            await self._beating(server, 0.02)
+
+    async def _beat(self, server: ServerState, seconds: float) -> bool:
+        """Tell gunicorn that the loop turns, and wait; True once the worker is to stop."""
+        self.notify()
+        server.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _beating(self, server: ServerState, seconds: float) -> None:
+        """Wait, and tell gunicorn meanwhile."""
+        end = self.loop.time() + seconds
+        while (left := end - self.loop.time()) > 0:
+            self.notify()
+            server.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+            await asyncio.sleep(min(left, HEARTBEAT_SECONDS))
+
+
+def _warm_up(state: State) -> None:
+    """Compute a full batch, so that memory has its size before the first request comes."""
+    if state.repository is not None:
+        batch = np.zeros((state.engine.max_batch, *IMAGE_SHAPE), np.uint8)
+        state.repository.get().run(batch)
+
+
+def configured_logger(configuration: dict[str, Any]) -> type:
+    """Gunicorn's logger, whose lines go where ``configuration`` sends all others."""
+    from gunicorn.glogging import Logger
+
+    class JsonLogger(Logger):
+        def setup(self, cfg: Any) -> None:
+            super().setup(cfg)
+            logging.config.dictConfig(configuration)
+            for log in (self.error_log, self.access_log):
+                log.handlers.clear()
+                log.propagate = True
+
+    return JsonLogger

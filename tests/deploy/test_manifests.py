@@ -1,0 +1,264 @@
+"""deploy/, held against the platforms' schemas and against the code, so that they cannot drift."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.knative_serving.serving.v1 import Service as KnativeService
+from flask import Flask
+
+from service.settings import SETTINGS, Settings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+GUIDE = (DEPLOY / "README.md").read_text()
+JOB = (DEPLOY / "train_and_export.sh").read_text()
+KUBERNETES = "1.34"
+
+Manifest = dict[str, Any]
+
+
+def manifests(*files: Path) -> list[Manifest]:
+    return [document for file in files for document in yaml.safe_load_all(file.read_text())]
+
+
+def named(manifest: Manifest) -> str:
+    return f"{manifest['kind']} {manifest['metadata']['name']}"
+
+
+OF_KUBERNETES = manifests(*sorted(DEPLOY.glob("kubernetes/*.yaml")))
+OF_KNATIVE = manifests(*sorted(DEPLOY.glob("knative/*.yaml")))
+ALL = [*OF_KUBERNETES, *OF_KNATIVE]
+
+
+def pods(manifest: Manifest) -> Iterator[Manifest]:
+    if "template" in manifest.get("spec", {}):
+        yield manifest["spec"]["template"]["spec"]
+
+
+PODS = [(named(manifest), pod) for manifest in ALL for pod in pods(manifest)]
+SERVING = [
+    (name, pod) for name, pod in PODS if "service" in pod["containers"][0]["image"].split(":")[0]
+]
+every_pod = pytest.mark.parametrize("pod", [pod for _, pod in PODS], ids=[name for name, _ in PODS])
+every_serving_pod = pytest.mark.parametrize(
+    "pod", [pod for _, pod in SERVING], ids=[name for name, _ in SERVING]
+)
+
+
+def environment(pod: Manifest) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in pod["containers"][0].get("env", ())}
+
+
+def settings(pod: Manifest) -> Settings:
+    return Settings.from_environment(environment(pod))
+
+
+@pytest.mark.parametrize("manifest", OF_KUBERNETES, ids=named)
+def test_a_kubernetes_manifest_is_what_the_schema_asks_for(manifest: Manifest) -> None:
+    kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+def test_a_mistake_in_a_kubernetes_manifest_would_be_seen() -> None:
+    (deployment,) = (m for m in OF_KUBERNETES if named(m) == "Deployment batchnorm")
+    container = {**deployment["spec"]["template"]["spec"]["containers"][0], "readynessProbe": {}}
+    broken = yaml.safe_load(yaml.safe_dump(deployment))
+    broken["spec"]["template"]["spec"]["containers"] = [container]
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("manifest", OF_KNATIVE, ids=named)
+def test_a_knative_manifest_is_what_the_schema_asks_for(manifest: Manifest) -> None:
+    assert known_to_knative(manifest) == manifest
+
+
+def test_a_mistake_in_a_knative_manifest_would_be_seen() -> None:
+    broken = yaml.safe_load(yaml.safe_dump(OF_KNATIVE[0]))
+    broken["spec"]["template"]["spec"]["containerConcurency"] = 1
+    assert known_to_knative(broken) != broken
+
+
+def known_to_knative(manifest: Manifest) -> Manifest:
+    """What of ``manifest`` the schema knows: the model leaves out what it does not know."""
+    model = KnativeService.model_validate(manifest)
+    known: Manifest = model.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return known
+
+
+def test_every_kind_that_is_promised_is_there() -> None:
+    kinds = {named(manifest) for manifest in ALL}
+    assert kinds >= {
+        "Deployment batchnorm",
+        "Deployment batchnorm-gpu",
+        "HorizontalPodAutoscaler batchnorm",
+        "Job batchnorm-training",
+        "Service batchnorm",
+    }
+    assert OF_KNATIVE
+
+
+@every_serving_pod
+def test_a_pod_is_asked_on_the_port_and_routes_that_the_service_has(
+    pod: Manifest, app: Flask
+) -> None:
+    (container,) = pod["containers"]
+    (port,) = container["ports"]
+    assert port["containerPort"] == settings(pod).port == image_port()
+    client = app.test_client()
+    for probe, route in (("readinessProbe", "/health/ready"), ("livenessProbe", "/health/live")):
+        asked = container[probe]["httpGet"]
+        assert asked["path"] == route
+        assert asked.get("port", port["name"]) == port["name"]
+        assert client.get(asked["path"]).status_code == 200
+
+
+@every_serving_pod
+def test_a_pod_has_time_to_drain(pod: Manifest) -> None:
+    grace = pod.get("terminationGracePeriodSeconds", pod.get("timeoutSeconds"))
+    assert grace > settings(pod).drain_seconds + settings(pod).deadline_seconds
+
+
+@every_serving_pod
+def test_a_pods_environment_is_of_settings_with_values_that_are_allowed(pod: Manifest) -> None:
+    assert set(environment(pod)) <= {setting.name for setting in SETTINGS}
+    settings(pod)  # raises where one is not allowed
+
+
+@every_pod
+def test_a_pod_runs_without_rights_on_a_file_system_it_cannot_write(pod: Manifest) -> None:
+    (container,) = pod["containers"]
+    context = {**pod.get("securityContext", {}), **container["securityContext"]}
+    assert context["runAsNonRoot"]
+    assert context["readOnlyRootFilesystem"]
+    assert not context["allowPrivilegeEscalation"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert f"USER {context.get('runAsUser', 10001)}:{context.get('runAsGroup', 10001)}\n" in (
+        DOCKERFILE
+    )
+
+
+@every_serving_pod
+def test_a_pod_may_take_the_memory_of_the_largest_picture(pod: Manifest) -> None:
+    """250 MB of models and interpreter, and 20 bytes a pixel while a picture is decoded."""
+    limit = bytes_of(pod["containers"][0]["resources"]["limits"]["memory"])
+    assert limit > 250e6 + 20 * settings(pod).max_pixels
+
+
+@every_pod
+def test_every_image_is_one_that_the_dockerfile_makes(pod: Manifest) -> None:
+    image = pod["containers"][0]["image"]
+    assert image.removeprefix("batchnorm-").split(":")[0] in targets()
+
+
+def test_the_gpu_deployment_differs_from_the_other_in_what_a_gpu_needs_alone() -> None:
+    cpu, gpu = (
+        next(m for m in OF_KUBERNETES if named(m) == f"Deployment {name}")["spec"]["template"][
+            "spec"
+        ]
+        for name in ("batchnorm", "batchnorm-gpu")
+    )
+    differing = {key for key in cpu.keys() | gpu.keys() if cpu.get(key) != gpu.get(key)}
+    assert differing == {"containers", "nodeSelector", "tolerations", "topologySpreadConstraints"}
+    ours, theirs = cpu["containers"][0], gpu["containers"][0]
+    assert {key for key in ours if ours[key] != theirs[key]} == {"image", "resources"}
+    assert theirs["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_the_kubernetes_service_finds_the_pods_and_the_autoscaler_the_deployment() -> None:
+    by_name = {named(manifest): manifest for manifest in OF_KUBERNETES}
+    service = by_name["Service batchnorm"]["spec"]
+    for name in ("Deployment batchnorm", "Deployment batchnorm-gpu"):
+        deployment = by_name[name]["spec"]
+        labels = deployment["template"]["metadata"]["labels"]
+        assert deployment["selector"]["matchLabels"] == labels
+        for selector in (
+            service["selector"],
+            by_name["PodDisruptionBudget batchnorm"]["spec"]["selector"]["matchLabels"],
+            by_name["NetworkPolicy batchnorm"]["spec"]["podSelector"]["matchLabels"],
+        ):
+            assert selector.items() <= labels.items()
+        (port,) = deployment["template"]["spec"]["containers"][0]["ports"]
+        assert service["ports"][0]["targetPort"] == port["name"]
+    scaled = by_name["HorizontalPodAutoscaler batchnorm"]["spec"]["scaleTargetRef"]
+    assert named(by_name[f"{scaled['kind']} {scaled['name']}"]) == "Deployment batchnorm"
+
+
+def test_knative_lets_no_more_in_than_may_wait() -> None:
+    for manifest in OF_KNATIVE:
+        template = manifest["spec"]["template"]
+        (pod,) = pods(manifest)
+        assert pod["containerConcurrency"] <= settings(pod).queue_images
+        target = int(template["metadata"]["annotations"]["autoscaling.knative.dev/target"])
+        assert target <= pod["containerConcurrency"]
+
+
+def test_the_training_job_sets_what_its_script_reads_and_mounts_what_the_image_has() -> None:
+    (job,) = (m for m in OF_KUBERNETES if named(m) == "Job batchnorm-training")
+    (pod,) = pods(job)
+    read = set(re.findall(r"\$\{([A-Z_]+):", JOB))
+    assert {"RECIPE", "VARIANTS", "SEEDS"} <= set(environment(pod)) <= read
+    mounts = {each["mountPath"]: each for each in pod["containers"][0]["volumeMounts"]}
+    (volumes,) = re.findall(r"^VOLUME (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert set(yaml.safe_load(volumes)) <= set(mounts)
+    assert {each["name"] for each in mounts.values()} == {each["name"] for each in pod["volumes"]}
+
+
+def test_lambda_asks_for_readiness_on_the_images_port_with_settings_that_exist() -> None:
+    dockerfile = (DEPLOY / "lambda/Dockerfile").read_text()
+    variables = dict(re.findall(r"\b([A-Z_]+)=(\S+)", dockerfile.split("ENV ")[1]))
+    ours = {name: value for name, value in variables.items() if not name.startswith("AWS_LWA_")}
+    assert set(ours) <= {setting.name for setting in SETTINGS}
+    assert Settings.from_environment(ours).web_concurrency == 1
+    # 6 MB are a request, in which a picture is base64: 4 characters for 3 bytes, and JSON around.
+    assert Settings.from_environment(ours).max_body_bytes * 4 / 3 < 6 << 20
+    assert int(variables["AWS_LWA_PORT"]) == image_port()
+    assert variables["AWS_LWA_READINESS_CHECK_PATH"] == "/health/ready"
+
+
+def image_port() -> int:
+    """The port in the image, which is the settings' default."""
+    (port,) = re.findall(r"^ENV HOST=0\.0\.0\.0 PORT=(\d+)$", DOCKERFILE, re.MULTILINE)
+    assert f"\nEXPOSE {port}\n" in DOCKERFILE
+    assert port == next(setting.default for setting in SETTINGS if setting.name == "PORT")
+    return int(port)
+
+
+def targets() -> set[str]:
+    """What ``make image`` can be asked for."""
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    return (stages & {"service", "service-gpu", "training"}) | {"training-gpu"}
+
+
+def bytes_of(quantity: str) -> int:
+    units = {"Mi": 1 << 20, "Gi": 1 << 30}
+    return int(quantity[:-2]) * units[quantity[-2:]]
+
+
+def test_cloud_run_asks_on_the_port_and_routes_of_the_image_and_lets_no_more_in_than_may_wait() -> (
+    None
+):
+    ((command,),) = [re.findall(r"```sh\n(gcloud run deploy .*?)```", GUIDE, re.DOTALL)]
+    options = dict(re.findall(r"--([a-z-]+)=(\S+)", command))
+    assert int(options["port"]) == image_port()
+    defaults = Settings.from_environment({})
+    assert int(options["concurrency"]) <= defaults.queue_images
+    assert int(options["timeout"]) > defaults.drain_seconds + defaults.deadline_seconds
+    assert bytes_of(options["memory"]) > 250e6 + 20 * defaults.max_pixels
+    assert "httpGet.path=/health/ready" in options["startup-probe"].split(",")
+    assert "httpGet.path=/health/live" in options["liveness-probe"].split(",")
+
+
+def test_the_guide_names_what_the_training_job_reads_and_files_that_are_there() -> None:
+    for name in re.findall(r"\$\{([A-Z_]+):", JOB):
+        assert f"`{name}`" in GUIDE
+    for path in re.findall(r"deploy/[\w./-]+", GUIDE):
+        assert (ROOT / path).exists(), path

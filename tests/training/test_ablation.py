@@ -1,0 +1,98 @@
+"""The ablation of the freeze, held against float64 NumPy and against the freeze itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.training import oracle
+from training.ablation import KINDS, MOVING, ablate, markdown
+from training.cli import main
+from training.freeze import population_statistics
+from training.trial import TrialError
+
+
+@pytest.fixture(scope="module")
+def content(relu_with_bn: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    to = tmp_path_factory.mktemp("ablation")
+    content = ablate([relu_with_bn.folder], relu_with_bn.data, to, images=1000)
+    assert json.loads((to / "ablation.json").read_text()) == content
+    assert (to / "ablation.md").read_text() == markdown(content)
+    return content
+
+
+def test_the_ends_of_the_way_are_the_records_figures(
+    content: dict[str, Any], relu_with_bn: Any
+) -> None:
+    """Moving averages score as before the freeze; the last kind as after it, on the same pictures
+    in batches of another size.
+    """
+    scores = content["trials"][0]["scores"]
+    record = relu_with_bn.record["freeze"]
+    assert scores[MOVING] == pytest.approx(record["before"])
+    plain = scores["population, plain pictures, dropout off"]
+    assert plain["loss"] == pytest.approx(record["after"]["loss"], abs=0.05)
+    assert list(scores) == [MOVING, *KINDS]
+    assert len({score["loss"] for score in scores.values()}) == 5  # five kinds, not one
+
+
+def test_the_table_has_a_row_a_kind(content: dict[str, Any]) -> None:
+    lines = [line for line in markdown(content).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 5
+    for line, (kind, score) in zip(lines[2:], content["trials"][0]["scores"].items(), strict=True):
+        assert line == f"| {kind} | {100 * score['top1']:.2f} % / {score['loss']:.3f} |"
+
+
+def test_dropout_on_is_dropout_on(relu_with_bn: Any) -> None:
+    """What reaches the first layer behind a dropout keeps its mean and gains the variance that
+    dropping adds: E[(m x / q)^2] = E[x^2] / q.
+    """
+    net, data = relu_with_bn.net, relu_with_bn.data
+    batches = [data.train_images[start : start + 50] for start in range(0, 500, 50)]
+    off = population_statistics(net, batches)
+    on = population_statistics(net, batches, dropout_seed=3)
+    for half in (1, 2):  # before any dropout
+        for one, two in zip(off[f"block1_norm{half}"], on[f"block1_norm{half}"], strict=True):
+            np.testing.assert_array_equal(one, two)
+    mean_off, variance_off = off["block2_norm1"]
+    mean_on, variance_on = on["block2_norm1"]
+    assert np.abs(mean_on - mean_off).max() < 0.05 * np.sqrt(variance_off).max()
+    weights = oracle.weights_of(net)
+    kernel = weights["block2_conv1"][0].astype(np.float64)
+    inputs = _behind_block1(weights, relu_with_bn, np.concatenate(batches[:2]))
+    squares = (inputs**2).mean(axis=(0, 1, 2))
+    inside = (15 / 16 * np.ones(3) + 1 / 48) @ np.ones(3) / 3  # share of taps inside a 16x16 map
+    added = 0.15 / 0.85 * (kernel**2 * squares[:, None]).sum(axis=(0, 1, 2)) * inside**2
+    np.testing.assert_allclose(variance_on - variance_off, added, rtol=0.15)
+
+
+def _behind_block1(weights: oracle.Weights, fitted: Any, images: np.ndarray) -> np.ndarray:
+    x = images.astype(np.float64) - fitted.training_mean
+    for half in (1, 2):
+        x = oracle.convolve(x, *weights[f"block1_conv{half}"])
+        gamma, beta, *_ = (w.astype(np.float64) for w in weights[f"block1_norm{half}"])
+        mean, variance, _ = oracle.two_pass_moments(x)
+        x = oracle.relu(oracle.normalize(x, gamma, beta, mean, variance))
+    n, height, width, channels = x.shape
+    return x.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+
+
+def test_a_net_without_statistics_has_nothing_to_take_apart(
+    relu_without_bn: Any, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    with pytest.raises(TrialError, match="choose a variant with BN"):
+        ablate([relu_without_bn.folder], relu_without_bn.data, tmp_path, say=said.append)
+    assert "keeps no running statistics" in said[0]
+
+
+def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
+    arguments = ["ablate", "--recipe", "demo", "--runs", str(tmp_path)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert "no fitted net to take apart; run the training first" in done.output

@@ -1,0 +1,138 @@
+"""Where the freeze's gain comes from: the same weights, normalized with five kinds of statistics.
+
+In: fitted trials (``model.keras`` and their records). Out: ``ablation.json`` and ``ablation.md``.
+From the moving averages that the fit left, one step at a time to the population of the freeze:
+statistics of the final weights on augmented pictures with dropout on, as the moving averages saw
+them (so what is gained is the lag and the noise); then without the augmentation, without dropout,
+and without both. Scores are of the test pictures; nothing is chosen by them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from training.augment import augment
+from training.dataset import Dataset, Images, hold_out
+from training.environment import hardware, versions
+from training.evaluate import evaluate
+from training.fit import HOLD_OUT_SEED
+from training.freeze import frozen, population_statistics
+from training.nets import running_statistics
+from training.recipes import Recipe
+from training.trial import TrialError, read_record, recipe_of, write_atomically
+
+IMAGES = 4_800  # training pictures that each kind is taken from
+MOVING = "moving averages, as trained"
+KINDS = {  # name: (augmented, dropout)
+    "population, augmented pictures, dropout on": (True, True),
+    "population, augmented pictures, dropout off": (True, False),
+    "population, plain pictures, dropout on": (False, True),
+    "population, plain pictures, dropout off": (False, False),
+}
+
+
+def ablate(
+    folders: list[Path],
+    dataset: Dataset,
+    to: Path,
+    images: int = IMAGES,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Score the fitted trials in ``folders`` with every kind of statistics, write the two files.
+
+    ``images`` training pictures make each kind, the same ones, in batches of the recipe's size.
+    Nets without running statistics are left out and named. Returns what ``ablation.json`` holds.
+    Raises ``TrialError`` where a trial is not fitted, is of other data, or none is left.
+    """
+    trials = []
+    for folder in folders:
+        record = read_record(folder)
+        if record is None or record["status"] not in ("fitted", "frozen"):
+            raise TrialError(f"{folder}: no fitted net to take apart; run the training first")
+        configuration = record["configuration"]
+        if configuration["dataset"]["checksum"] != dataset.checksum:
+            raise TrialError(
+                f"{folder}: fitted on other data than this; give the data it was fitted on"
+            )
+        net = keras.saving.load_model(folder / "model.keras", compile=False)
+        if not running_statistics(net):
+            say(f"{folder}: keeps no running statistics, left out")
+            continue
+        rest = dataset
+        if configuration["hold_out"]:
+            rest, _, _ = hold_out(dataset, configuration["hold_out"], HOLD_OUT_SEED)
+        scores = {MOVING: asdict(evaluate(net, dataset.test_images, dataset.test_labels))}
+        seed = configuration["seed"]
+        for kind, (augmented, dropout) in KINDS.items():
+            batches = _batches(rest.train_images, recipe_of(record), seed, images, augmented)
+            statistics = population_statistics(net, batches, seed if dropout else None)
+            scored = evaluate(frozen(net, statistics), dataset.test_images, dataset.test_labels)
+            scores[kind] = asdict(scored)
+        trials.append(
+            {
+                "variant": configuration["variant"]["name"],
+                "recipe": configuration["recipe"]["name"],
+                "seed": seed,
+                "steps": record["outcome"]["steps"],
+                "scores": scores,
+            }
+        )
+        say(f"{folder}: done")
+    if not trials:
+        raise TrialError("none of these nets keeps running statistics; choose a variant with BN")
+    content = {
+        "schema_version": 1,
+        "dataset": dataset.name,
+        "images": images,
+        "test_images": len(dataset.test_images),
+        "hardware": hardware(),
+        "versions": versions(),
+        "trials": trials,
+    }
+    to.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1) + "\n"
+    table = markdown(content)
+    write_atomically(to / "ablation.json", lambda path: path.write_text(text))
+    write_atomically(to / "ablation.md", lambda path: path.write_text(table))
+    return content
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The table: a row a kind of statistics, a column a trial; test top-1 and loss."""
+    trials = content["trials"]
+    heads = [f"`{t['variant']}`, {t['recipe']}, {t['steps']:,} steps" for t in trials]
+    if len({trial["seed"] for trial in trials}) > 1:
+        heads = [f"{head}, seed {t['seed']}" for head, t in zip(heads, trials, strict=True)]
+    rows = ["| statistics | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(trials)]
+    for kind in trials[0]["scores"]:
+        scores = [trial["scores"][kind] for trial in trials]
+        cells = [f"{100 * score['top1']:.2f} % / {score['loss']:.3f}" for score in scores]
+        rows.append(f"| {kind} | " + " | ".join(cells) + " |")
+    note = (
+        f"Top-1 accuracy and loss on {content['test_images']:,} test pictures of "
+        f"{content['dataset']}; every population is of the same {content['images']:,} training "
+        "pictures.\n"
+    )
+    return "\n".join([*rows, "", note])
+
+
+def _batches(
+    pictures: Images, recipe: Recipe, seed: int, images: int, augmented: bool
+) -> Iterator[Images]:
+    count = min(images, len(pictures)) // recipe.batch
+    if count < 1:
+        raise TrialError(f"{images} pictures make no batch of {recipe.batch}; ask for more")
+    order = np.random.default_rng(seed).permutation(len(pictures))
+    generator = keras.random.SeedGenerator(seed)
+    for number in range(count):
+        batch = pictures[order[number * recipe.batch : (number + 1) * recipe.batch]]
+        if augmented:
+            batch = keras.ops.convert_to_numpy(augment(batch, recipe.augmentation, generator))
+        yield batch
