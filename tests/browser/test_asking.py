@@ -165,7 +165,8 @@ def test_an_overloaded_service_is_told_in_words(
             try:
                 for _ in range(60):
                     choose(page, "mine.png", PICTURE)
-                    page.wait_for_function("!document.querySelector('#answers[aria-busy]')")
+                    busy = page.locator("#answers[aria-busy]")
+                    expect(busy).to_have_count(0, timeout=15_000)
                     if page.get_by_role("alert").count():
                         break
                 words = page.get_by_role("alert").inner_text()
