@@ -214,7 +214,7 @@ def _media(kind: str, described: Document) -> Media:
 
 
 def _reply(status: str, described: Document) -> Reply:
-    content = described["content"]
+    content = described.get("content", {})  # a redirection and "not modified" have none
     examples = [each["example"] for each in content.values() if "example" in each]
     return Reply(
         status,

@@ -8,7 +8,8 @@ let asked = 0; // which question is the latest: an answer to an older one comes 
 
 const authorized = () => (key ? { "X-API-Key": key } : {});
 
-async function ask(address, options, file) {
+// The picture is a file of the user's, or else the example that a link names.
+async function ask(address, options, { file, link }) {
   const turn = ++asked;
   const answers = find("#answers");
   answers.setAttribute("aria-busy", "true");
@@ -21,7 +22,7 @@ async function ask(address, options, file) {
   }
   if (turn !== asked) return;
   answers.removeAttribute("aria-busy");
-  show(found, file);
+  show(found, { file, link });
 }
 
 // The answers of a page, or its problem; problems that come as JSON are told in the same words.
@@ -44,16 +45,22 @@ function problem(title, detail) {
   strong.textContent = title;
   const text = document.createElement("p");
   text.textContent = detail;
-  box.append(strong, text);
+  const close = document.createElement("button");
+  close.type = "button";
+  close.setAttribute("aria-label", "Close");
+  close.textContent = "×";
+  box.append(strong, text, close);
   return box;
 }
 
-function show(found, file) {
+function show(found, { file, link } = {}) {
   find("#problem")?.remove();
   if (found.id === "problem") {
-    find("#form").after(found);
+    document.body.append(found);
     return;
   }
+  find(".examples [aria-current]")?.removeAttribute("aria-current");
+  link?.setAttribute("aria-current", "true");
   const variant = find("input[name=variant]:checked")?.value;
   find("#answers").replaceWith(document.adoptNode(found));
   if (variant) document.getElementById(`use-${variant}`)?.click();
@@ -83,7 +90,6 @@ async function draw(file) {
 function upload(file) {
   if (!file) return;
   const form = find("#form");
-  find(".examples [aria-current]")?.removeAttribute("aria-current");
   const most = Number(form.dataset.maxBytes);
   if (file.size > most) {
     // A server may close the connection on what it will not read, and its words would be lost.
@@ -93,7 +99,7 @@ function upload(file) {
   }
   const body = new FormData();
   body.append(find("#file").name, file, file.name || "picture");
-  ask(form.action, { method: "POST", body }, file);
+  ask(form.action, { method: "POST", body }, { file });
 }
 
 // Addresses as this browser knows the service, which may stand behind a proxy.
@@ -131,12 +137,9 @@ document.addEventListener("submit", async (event) => {
 
 document.addEventListener("click", async (event) => {
   const link = event.target.closest?.("a");
-  const example = link?.closest(".examples");
-  if (example) {
+  if (link?.closest(".examples")) {
     event.preventDefault();
-    example.querySelector("[aria-current]")?.removeAttribute("aria-current");
-    link.setAttribute("aria-current", "true");
-    ask(link.href, {});
+    ask(link.href, {}, { link });
   } else if (key && link?.hasAttribute("data-keyed")) {
     // A link cannot bring a key: fetch what it names, and hand it over.
     event.preventDefault();
@@ -147,6 +150,8 @@ document.addEventListener("click", async (event) => {
     save.download = named?.[1] ?? `${new URL(link.href).pathname.split("/").pop()}.json`;
     save.click();
     setTimeout(() => URL.revokeObjectURL(save.href), 60_000);
+  } else if (event.target.closest?.("#problem button")) {
+    find("#problem").remove();
   } else if (event.target.id === "copy") {
     await copy(event.target);
   }
@@ -169,6 +174,10 @@ document.addEventListener("paste", (event) => {
   if (!file || !find("#form")) return;
   event.preventDefault();
   upload(file);
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") find("#problem[role]")?.remove();
 });
 
 let inside = 0; // drags enter and leave every element on their way

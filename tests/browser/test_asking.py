@@ -96,6 +96,15 @@ def test_a_text_file_is_refused_in_words(page: Page, watched: dict[Page, Watched
     expect(alert).to_contain_text("Unsupported Media Type")
     expect(alert).to_contain_text("'letter.txt': the content is none of PNG, JPEG, WebP, GIF, BMP")
     assert shown(page) == before
+    assert sum(page.evaluate("window.shifts")) == 0
+    page.get_by_role("button", name="Close").click()
+    assert alert.count() == 0
+    choose(page, "letter.txt", b"this is not a picture", "text/plain")
+    expect(alert).to_be_visible()
+    page.keyboard.press("Escape")
+    assert alert.count() == 0
+    choose(page, "letter.txt", b"this is not a picture", "text/plain")
+    expect(alert).to_be_visible()
     page.get_by_role("link", name="pear").click()
     expect_answers(page, "pear")
     assert alert.count() == 0
@@ -156,7 +165,8 @@ def test_an_overloaded_service_is_told_in_words(
             try:
                 for _ in range(60):
                     choose(page, "mine.png", PICTURE)
-                    page.wait_for_function("!document.querySelector('#answers[aria-busy]')")
+                    busy = page.locator("#answers[aria-busy]")
+                    expect(busy).to_have_count(0, timeout=15_000)
                     if page.get_by_role("alert").count():
                         break
                 words = page.get_by_role("alert").inner_text()

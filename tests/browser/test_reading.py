@@ -188,7 +188,7 @@ def test_the_knobs_show_why_a_moving_average_is_late(page: Page) -> None:
 
 def test_every_link_of_the_page_answers(page: Page, url: str) -> None:
     links = page.locator("a[href]").evaluate_all("all => all.map((a) => a.getAttribute('href'))")
-    paths = {link for link in links if link.startswith("/") and link.split("#")[0] != "/docs"}
+    paths = {link for link in links if link.startswith("/")}
     assert len(paths) > 20
     for path in paths:
         assert requests.get(url + path, timeout=10).status_code == 200, path
