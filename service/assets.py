@@ -47,7 +47,7 @@ class Asset:
     Tag.PAGES,
     Answer("the file", others=("text/css", "text/javascript", *IMAGES, "text/plain", JSON)),
     {HTTPStatus.NOT_FOUND: "no such file"},
-    path=(Text("name", "A name that the page holds."),),
+    path=(Text("name", "A name that the page holds.", example="page.css"),),
     bare={HTTPStatus.NOT_MODIFIED: "the browser has it already"},
 )
 @public

@@ -182,7 +182,7 @@ def _parameter(writer: _Writer, parameter: Parameter, place: str) -> dict[str, A
     }
     if isinstance(parameter, Text):
         named = writer.examples.parameter(parameter.name)
-        example = parameter.values[0] if parameter.values else named
+        example = parameter.values[0] if parameter.values else parameter.example or named
         if example is not None and place != "header":
             written["example"] = example
         if parameter.variant and writer.repository:

@@ -55,6 +55,7 @@ class Text:
     pattern: str | None = None
     values: tuple[str, ...] = ()
     variant: bool = False
+    example: str | None = None
     default: None = None
 
     def read(self, text: str) -> str:

@@ -87,7 +87,9 @@ def index() -> Response:
     {HTTPStatus.NOT_FOUND: "no such example"},
     NOT_COMPUTED,
     NO_MODELS,
-    query=(Text("example", "One of the page's examples; without it, the page itself."),),
+    query=(
+        Text("example", "One of the page's examples; without it, the page itself.", example="sea"),
+    ),
     bare={HTTPStatus.SEE_OTHER: "the page is at /"},
     told=True,
 )

@@ -225,7 +225,7 @@ def test_a_comparison_may_say_more_and_may_be_unfrozen(tmp_path: Path) -> None:
         trial["history"][0]["learning_rate"] = 0.1
     content["article"] = None
     (tmp_path / "comparison.json").write_text(json.dumps(content))
-    (study,) = read_studies(tmp_path)
+    study, *_ = read_studies(tmp_path)
     assert [row.variant for row in study.rows] == [row["variant"] for row in content["summary"]]
     assert all(row.before["top5"] is None and row.after is None for row in study.rows)
     assert all(curve.frozen is None for curve in study.curves)

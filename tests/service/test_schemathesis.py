@@ -21,7 +21,7 @@ CASES = 30
 CONFIG = """
 [checks]
 negative_data_rejection.expected-statuses = ["400", "401", "404", "405", "413", "415", "422"]
-positive_data_acceptance.expected-statuses = ["200", "404"]
+positive_data_acceptance.expected-statuses = ["200", "303", "404"]
 """
 
 
