@@ -51,23 +51,26 @@ class OnLoop:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         environ = environment(scope)
-        if self._reads(environ):
-            try:
-                environ["wsgi.input"] = BytesIO(await self._body(receive))
-            except _ClientGoneError:
-                return
-        answer = await in_turn(lambda: call(self._application, environ))
+        if self._gate.closed(environ):  # which waits for nothing: it needs no turn
+            answer = call(self._gate, environ)
+        else:
+            if self._reads(environ):
+                try:
+                    environ["wsgi.input"] = BytesIO(await self._body(receive))
+                except _ClientGoneError:
+                    return
+            answer = await in_turn(lambda: call(self._application, environ))
         await send(
             {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
         )
         await send({"type": "http.response.body", "body": answer.body})
 
     def _reads(self, environ: WSGIEnvironment) -> bool:
-        """Whether the answer depends on the body."""
+        """Whether there is a body, and not one that is too large."""
         length = environ.get("CONTENT_LENGTH", "")
         if length:
-            return int(length) <= self._max_body_bytes + 1 and not self._gate.closed(environ)
-        return "HTTP_TRANSFER_ENCODING" in environ and not self._gate.closed(environ)
+            return int(length) <= self._max_body_bytes + 1
+        return "HTTP_TRANSFER_ENCODING" in environ
 
     async def _body(self, receive: Receive) -> bytes:
         """The body, or of one that is too large its beginning: a byte more than is allowed."""

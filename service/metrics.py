@@ -188,12 +188,18 @@ def init_app(app: Flask, counted: Metrics) -> Callable[[WSGIEnvironment], None]:
 
     urls = app.url_map.bind("localhost")
 
+    known: dict[str, str] = {}
+
     def refused(environ: WSGIEnvironment) -> None:
-        path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
-        try:
-            route = urls.match(path, method, return_rule=True)[0].rule
-        except HTTPException:
-            route = NO_ROUTE
+        path = environ.get("PATH_INFO", "")
+        route = known.get(path)
+        if route is None:
+            try:
+                route = urls.match(path, environ["REQUEST_METHOD"], return_rule=True)[0].rule
+            except HTTPException:
+                route = NO_ROUTE
+            if route == path:  # of any other a stranger may make as many as he likes
+                known[path] = route
         counted.answered(route, "", HTTPStatus.SERVICE_UNAVAILABLE, 0.0)
 
     return refused

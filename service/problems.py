@@ -8,15 +8,18 @@ phrase (section 4.2.1). Beside them stands "request_id", which names the request
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Literal, TypedDict
 
-from flask import Flask, Response, json, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from service.correlation import correlation
 from service.rules import Between
+
+_written = json.JSONEncoder(separators=(",", ":")).encode
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -80,7 +83,7 @@ def error_body(path: str, status: HTTPStatus, detail: str, request_id: str) -> t
     """An error's body, and its media type, as the callers of ``path`` expect it."""
     if in_protocol(path):
         error: ProtocolError = {"error": detail}
-        return json.dumps(error), "application/json"
+        return _written(error), "application/json"
     problem: ProblemDetails = {
         "type": "about:blank",
         "title": status.phrase,
@@ -88,7 +91,7 @@ def error_body(path: str, status: HTTPStatus, detail: str, request_id: str) -> t
         "detail": detail,
         "request_id": request_id,
     }
-    return json.dumps(problem), PROBLEM_TYPE
+    return _written(problem), PROBLEM_TYPE
 
 
 def in_protocol(path: str) -> bool:
