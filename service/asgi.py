@@ -1,8 +1,8 @@
 """The Flask application, as the event loop's server calls it: ASGI in, WSGI out.
 
 A request's body is read in the loop, up to one byte more than is allowed; then Flask runs in its
-turn (``service.waiting``) and may wait for the engine while other requests are served. A request
-that the gate will refuse, or whose body is announced as too large, is not read at all.
+turn (``service.waiting``) and may wait for the engine while other requests are served. A body that
+is announced as too large is not read at all, nor is that of a request that the gate refuses.
 
 Sources: the ASGI specification (HTTP, version 2.3) and PEP 3333.
 """
@@ -16,7 +16,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from service.gate import Gate
+from service.gate import STATUS_LINE, Gate
 from service.http1 import GONE
 from service.waiting import in_turn
 
@@ -51,19 +51,28 @@ class OnLoop:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         environ = environment(scope)
-        if self._gate.closed(environ):  # which waits for nothing: it needs no turn
-            answer = call(self._gate, environ)
-        else:
-            if self._reads(environ):
-                try:
-                    environ["wsgi.input"] = BytesIO(await self._body(receive))
-                except _ClientGoneError:
-                    return
-            answer = await in_turn(lambda: call(self._application, environ))
+        if self._reads(environ):
+            try:
+                environ["wsgi.input"] = BytesIO(await self._body(receive))
+            except _ClientGoneError:
+                return
+        answer = await in_turn(lambda: call(self._application, environ))
         await send(
             {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
         )
         await send({"type": "http.response.body", "body": answer.body})
+
+    def refusal(self, scope: Scope, date: bytes) -> bytes | None:
+        """The whole answer to a request that the gate does not let in now, else None.
+
+        It is made before the request costs more than its head.
+        """
+        if scope["method"] != "POST" or not self._gate.full:
+            return None
+        headers, body = self._gate.refusal(environment(scope))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        head = f"HTTP/1.1 {STATUS_LINE}\r\n{lines}".encode("latin-1")
+        return b"%bdate: %b\r\n\r\n%b" % (head, date, body)
 
     def _reads(self, environ: WSGIEnvironment) -> bool:
         """Whether there is a body, and not one that is too large."""

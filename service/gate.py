@@ -26,6 +26,7 @@ FULL = "too many pictures are waiting already; try again later"
 RETRY_AFTER = "1"
 
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
+STATUS_LINE = f"{_STATUS} {_STATUS.phrase}"
 
 QUEUE_FULL: Refusals = {_STATUS: FULL}
 """Of every POST."""
@@ -57,6 +58,11 @@ class Gate:
         self._unlogged = 0
         self.refused = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether a POST would be refused now; while the server drains, in the ordinary way."""
+        return self._engine.full and not self._drain.begun
+
     def closed(self, environ: WSGIEnvironment) -> bool:
         """Whether a request would be refused now."""
         return self._engine.full and environ["REQUEST_METHOD"] == "POST"
@@ -67,6 +73,12 @@ class Gate:
             start_response = _last_on_its_connection(start_response)
         if not self.closed(environ):
             return self.application(environ, start_response)
+        headers, body = self.refusal(environ)
+        start_response(STATUS_LINE, headers)
+        return [body]
+
+    def refusal(self, environ: WSGIEnvironment) -> tuple[list[tuple[str, str]], bytes]:
+        """Count a refused request; the headers and the body of its answer."""
         self.refused += 1
         self._on_refusal(environ)
         self._unlogged += 1
@@ -83,8 +95,7 @@ class Gate:
             ("Retry-After", RETRY_AFTER),
             *answer_headers(environ, self._origins),
         ]
-        start_response(f"{_STATUS} {_STATUS.phrase}", headers)
-        return [body.encode()]
+        return headers, body.encode()
 
 
 def _last_on_its_connection(start_response: StartResponse) -> StartResponse:

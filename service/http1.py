@@ -13,8 +13,9 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.correlation import new_request_id
@@ -38,7 +39,11 @@ class _NoTrailers(list[Any]):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection; ``ended`` is called when it ends."""
+    """One connection.
+
+    ``ended`` is called when it ends. ``refusal`` is asked with a request's scope, and the date,
+    whether there is nothing to be done but to send its bytes.
+    """
 
     def __init__(
         self,
@@ -48,10 +53,12 @@ class LimitedProtocol(HttpToolsProtocol):
         head_seconds: float,
         body_seconds: float,
         ended: Callable[[], None],
+        refusal: Callable[[Any, bytes], bytes | None],
     ) -> None:
         super().__init__(config, server_state, {})
         self._seconds = {_HEAD: head_seconds, _BODY: body_seconds}
         self._ended = ended
+        self._refusal = refusal
         self._stage = _IDLE  # of the request whose bytes come in
         self._timed = _IDLE  # the stage that ``_timer`` limits
         self._timer: asyncio.TimerHandle | None = None
@@ -102,6 +109,17 @@ class LimitedProtocol(HttpToolsProtocol):
         """A request is complete."""
         self._stage = _IDLE
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin to answer; a service that refuses has no time for a task each."""
+        date = next((value for name, value in self.server_state.default_headers), b"")
+        refusal = self._refusal(cycle.scope, date) if cycle.keep_alive else None
+        if refusal is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        self.transport.write(refusal)
+        cycle.response_started = cycle.response_complete = True
+        self.on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """The bytes are no HTTP."""

@@ -80,8 +80,9 @@ class LoopWorker(Worker):
         gate = self.wsgi.wsgi_app
         while not isinstance(gate, Gate):  # an instrumentation may have wrapped it
             gate = gate.application
+        application = OnLoop(self.wsgi, gate, state.settings.max_body_bytes)
         config = Config(
-            OnLoop(self.wsgi, gate, state.settings.max_body_bytes),
+            application,
             loop="none",
             ws="none",
             lifespan="off",
@@ -101,6 +102,7 @@ class LoopWorker(Worker):
                 head_seconds=state.settings.head_seconds,
                 body_seconds=state.settings.body_seconds,
                 ended=acceptors[0].ended,
+                refusal=application.refusal,
             )
 
         acceptors: list[Acceptor] = []

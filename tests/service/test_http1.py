@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -9,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from service.http1 import MAX_HEAD_BYTES
 from tests.service.hostile import PHOTO
 from tests.service.test_server import DEADLINE, Running, started, wait_until_alive
-from tests.service.tiny import encode
+from tests.service.tiny import encode, make_card, make_model, write_repository
 
 PNG = encode(PHOTO)
 
@@ -144,3 +146,36 @@ def test_trailers_behind_a_chunked_body_are_let_go(connection: socket.socket) ->
     answer = response(connection, "POST")
     assert answer.status == 200
     assert answer.headers["X-Request-ID"] != "from-a-trailer"
+
+
+def test_overload_is_refused_at_once_and_the_connection_goes_on(tmp_path: Path) -> None:
+    slow = make_model("relu_with_bn", make_card("relu_with_bn").to_json(), laps=100)
+    write_repository(tmp_path, {("relu_with_bn", 1): slow}, default="relu_with_bn")
+    limits = {"WEB_CONCURRENCY": "1", "QUEUE_IMAGES": "1", "MAX_BATCH": "1"}
+    head = f"POST /predict HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine\r\nContent-Length: {len(PNG)}"
+    with started(tmp_path, **limits) as server, contextlib.ExitStack() as stack:
+        wait_until_alive(server)
+        connections = [
+            stack.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE)
+            )
+            for _ in range(20)
+        ]
+        for connection in connections:
+            connection.sendall(f"{head}\r\n\r\n".encode() + PNG)
+        answers = [response(connection, "POST") for connection in connections]
+        bodies = [json.loads(answer.read()) for answer in answers]
+        for connection in connections:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert response(connection).status == 200
+        counted = requests.get(f"{server.url}/metrics", timeout=DEADLINE).text
+    statuses = [answer.status for answer in answers]
+    assert set(statuses) == {200, 503}
+    refused, problem = answers[statuses.index(503)], bodies[statuses.index(503)]
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert refused.headers["X-Request-ID"] == problem["request_id"] == "mine"
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert refused.headers["Date"]
+    assert refused.headers["X-Content-Type-Options"] == "nosniff"
+    sample = 'batchnorm_requests_total{route="/predict",status="503",variant=""}'
+    assert f"{sample} {statuses.count(503)}.0" in counted
