@@ -63,7 +63,7 @@ def chromium() -> str:
     pytest.skip("NO BROWSER: the page is not tested; apt-get install chromium, or set CHROMIUM")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # no longer: its event loop would be in the way of other tests'
 def browser() -> Iterator[Browser]:
     path = chromium()
     with sync_playwright() as playwright:
@@ -98,7 +98,7 @@ def serving(models: Path, **variables: str) -> Iterator[str]:
         assert process.wait(30) == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def url(browser: Browser) -> Iterator[str]:
     """The service with the models that this repository ships."""
     with serving(MODELS, DRAIN_SECONDS="0") as address:
