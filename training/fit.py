@@ -140,6 +140,8 @@ class _Run:
             self.plain.set_weights(self.fitter.net.get_weights())
             if self.trial.recipe.average and self.progress.step:
                 self.fitter.optimizer.finalize_variable_values(self.plain.trainable_variables)
+            for variable in self.plain.variables:  # under JAX, scoring frees arrays that it is lent
+                variable.assign(np.array(variable))
         return self.plain
 
     def _steps(self, first: int, count: int) -> Logs:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 import training.fit
 from tests.training import oracle
-from training import nets
+from training import nets, synthetic
 from training.evaluate import evaluate
 from training.fit import fit
 from training.freeze import freeze
@@ -193,3 +196,30 @@ def test_a_net_with_normalization_starts_as_the_articles(name: str) -> None:
     )
     for one, two in zip(ours.get_weights(), article.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def fit_and_freeze(runs: str) -> None:
+    """In a process of its own, on JAX."""
+    trial = make_trial(Path(runs))
+    dataset = synthetic.load(seed=6, train=200, test=100)
+    record = fit(trial, dataset)
+    assert record["backend"] == "jax"
+    assert record["outcome"]["epochs"] == 3
+    net = keras.saving.load_model(trial.folder / "model.keras", compile=False)
+    scores = evaluate(net, dataset.test_images, dataset.test_labels)
+    assert record["outcome"]["validation_loss"] == pytest.approx(scores.loss, rel=1e-4)
+    assert freeze(trial.folder, dataset)["status"] == "frozen"
+    print("frozen")
+
+
+def test_a_trial_goes_the_whole_way_on_jax(tmp_path: Path) -> None:
+    """Validation in the middle of the fit included."""
+    code = f"import sys; from {__name__} import fit_and_freeze as go; go(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines()[-1:] == ["frozen"], done.stderr
