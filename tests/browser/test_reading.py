@@ -166,7 +166,7 @@ def test_a_card_says_everything_and_hands_out_the_file(page: Page, url: str) -> 
         details.get_by_role("link", name="Download the ONNX file").click()
     content = Path(download.value.path()).read_bytes()
     assert hashlib.sha256(content).hexdigest() == model["sha256"]
-    assert download.value.suggested_filename == "sigmoid_with_bn-1.onnx"
+    assert download.value.suggested_filename == f"sigmoid_with_bn-{model['version']}.onnx"
 
 
 def test_the_knobs_show_why_a_moving_average_is_late(page: Page) -> None:
