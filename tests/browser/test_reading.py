@@ -147,6 +147,7 @@ def test_a_card_says_everything_and_hands_out_the_file(page: Page, url: str) -> 
         str(card["training"]["learning_rate"]),
         card["training"]["hardware"],
         card["training"]["backend"],
+        card["training"]["precision"],
         card["dataset"]["name"],
         card["dataset"]["checksum"],
         f"{card['dataset']['train_images']:,}",
