@@ -4,7 +4,8 @@ python -m benchmarks.cold_start                    this environment
 python -m benchmarks.cold_start --root DIRECTORY   an image's file system, as its user; needs root
 
 In: the shipped models. Out: one JSON object with the medians of ``--rounds`` starts, one at a time,
-in milliseconds, and the resident memory after the first answer in 10^6 bytes:
+in milliseconds, and the memory of all processes after the first answer in 10^6 bytes (a page that
+several share counts once):
 
 process_start   until the interpreter runs its first line (measured with an empty program)
 ready           from there until /health/ready answers 200: imports, fork, models loaded, checked
@@ -32,7 +33,7 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from benchmarks.processes import START_LIMIT, resident_megabytes
+from benchmarks.processes import START_LIMIT, proportional_megabytes
 
 POLL = 0.002
 """Seconds between two looks at whether it is ready."""
@@ -93,7 +94,7 @@ def start(root: Path | None, picture: bytes) -> tuple[float, float, float]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    variables = {"PORT": str(port), "LOG_LEVEL": "warning"}
+    variables = {"PORT": str(port), "LOG_LEVEL": "warning", "DRAIN_SECONDS": "0"}
     started = time.perf_counter()
     process = subprocess.Popen(
         command(root, "-m", "service"),
@@ -109,7 +110,11 @@ def start(root: Path | None, picture: bytes) -> tuple[float, float, float]:
         if _ask(port, "POST", "/predict", picture) != http.HTTPStatus.OK:
             raise click.ClickException("the service does not answer")
         answered = time.perf_counter()
-        return 1000 * (ready - started), 1000 * (answered - ready), resident_megabytes(process.pid)
+        return (
+            1000 * (ready - started),
+            1000 * (answered - ready),
+            proportional_megabytes(process.pid),
+        )
     finally:
         process.terminate()
         process.wait(START_LIMIT)
@@ -151,7 +156,7 @@ def main(root: Path | None, rounds: int) -> None:
             ("models", models),
             ("first_answer", first),
             ("total", ready + first),
-            ("resident_megabytes", memory),
+            ("megabytes", memory),
         ):
             found.setdefault(name, []).append(value)
     medians = {name: round(statistics.median(values), 1) for name, values in found.items()}

@@ -9,8 +9,10 @@ is replaced. SIGTERM and SIGINT drain: see ``service.worker``; the server then e
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from contextlib import suppress
+from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
@@ -100,6 +102,14 @@ class _Application(BaseApplication):
 
 class _Supervisor(Arbiter):
     """gunicorn's arbiter; what a terminal's Ctrl-C asks for is no less graceful."""
+
+    def spawn_worker(self) -> Any:
+        """Fork with SIGTERM held back, until the worker can take it: else it would be lost."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def handle_int(self) -> None:
         """As SIGTERM."""

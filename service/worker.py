@@ -76,6 +76,7 @@ class LoopWorker(Worker):
             logs.flush(self.wsgi)
 
     async def _serve(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see ``service.server``
         state = state_of(self.wsgi)
         gate = self.wsgi.wsgi_app
         while not isinstance(gate, Gate):  # an instrumentation may have wrapped it

@@ -143,6 +143,7 @@ def test_what_waits_when_the_port_is_closed_is_still_computed(
     write_repository(tmp_path, {("relu_with_bn", 1): model}, default="relu_with_bn")
     expected = oracle("relu_with_bn", pixels).argmax(axis=1)
     limits = {"MAX_BATCH": "1", "DRAIN_SECONDS": "0", "DEADLINE_SECONDS": "60"}
+    limits["QUEUE_IMAGES"] = "64"
     with started(tmp_path, WEB_CONCURRENCY=str(processes), **limits) as server:
         wait_until_alive(server)
         wait_for_workers(server, processes)
@@ -216,3 +217,17 @@ def test_a_worker_may_die_again_and_again(
                 wait_for_workers(server, processes, without=victim)
     assert statistics.median(recoveries) < RECOVERY, recoveries
     assert seen.wrong == []
+
+
+def test_sigterm_while_the_workers_are_starting_is_not_lost(models_dir: Path) -> None:
+    """The first worker answers already, the others are on their way."""
+    for number in range(6):
+        with started(models_dir, WEB_CONCURRENCY="4", DRAIN_SECONDS="0") as server:
+            wait_until_alive(server)
+            time.sleep(0.03 * number)
+            server.process.send_signal(signal.SIGTERM)
+            sent = time.monotonic()
+            server.process.communicate(timeout=DEADLINE)
+            took = time.monotonic() - sent
+        assert server.process.returncode == 0
+        assert took < 8
