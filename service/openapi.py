@@ -219,7 +219,7 @@ def _answer(writer: _Writer, rule: Rule, answer: Answer) -> dict[str, Any]:
         if example is not None:
             content["application/json"]["example"] = example
     for kind in answer.others:
-        content[kind] = {"schema": {"type": "object"} if kind == "application/json" else _TEXT}
+        content[kind] = {"schema": {} if kind == "application/json" else _TEXT}
     return {
         "description": _sentence(answer.help),
         "headers": _headers(answer.headers),
