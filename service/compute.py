@@ -6,11 +6,11 @@ from http import HTTPStatus
 
 from service.engine import DeadlineError, GoneError, OverloadedError, Rows, Task
 from service.gate import FULL, RETRY_AFTER
-from service.http1 import GONE
 from service.messages import current
 from service.problems import Problem, Refusals
 from service.state import engine, settings
 from service.waiting import may_wait, wait
+from service.wsgi import GONE
 
 NOT_COMPUTED: Refusals = {
     HTTPStatus.SERVICE_UNAVAILABLE: FULL,

@@ -1,34 +1,40 @@
-"""HTTP/1.1 as uvicorn speaks it, within limits: of a request's head, and of the time it takes.
+"""HTTP/1.1 as uvicorn reads it, within limits: of a request's head, and of the time it takes.
 
-A request's head may take ``head_seconds`` from its first byte, or from the connection's beginning,
-and ``MAX_HEAD_BYTES``; its body ``body_seconds``. What takes longer is answered 408 and closed. A
-slow client costs a connection, nothing else: no thread waits for it. Errors of framing are problem
-documents like all others. Whoever answers a request can ask whether its client is still there.
+In: the bytes of a connection. Its requests are answered one after the other, each in its turn
+(``service.waiting``), and an answer leaves in one write. A request's head may take
+``head_seconds`` from its first byte, or from the connection's beginning, and ``MAX_HEAD_BYTES``;
+its body ``body_seconds``. What takes longer is answered 408 and closed. A slow client costs a
+connection, nothing else: no thread waits for it. Errors of framing are problem documents like all
+others. Whoever answers a request can ask whether its client is still there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.correlation import new_request_id
 from service.problems import error_body
-
-GONE = "batchnorm.gone"
-"""The scope's key for a function: whether the client has hung up."""
+from service.waiting import Turns, wait
+from service.wsgi import GONE, Answer, HungUpError, OnLoop
 
 MAX_HEAD_BYTES = 64 << 10
 
 LINGER_SECONDS = 2.0
 
 _IDLE, _HEAD, _BODY = range(3)
+
+_FAILED = Answer(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n", b"", last=False)
+
+log = logging.getLogger(__name__)
 
 
 class _NoTrailers(list[Any]):
@@ -39,11 +45,7 @@ class _NoTrailers(list[Any]):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection.
-
-    ``ended`` is called when it ends. ``refusal`` is asked with a request's scope, and the date,
-    whether there is nothing to be done but to send its bytes.
-    """
+    """One connection to ``application``; ``ended`` is called when it ends."""
 
     def __init__(
         self,
@@ -53,12 +55,14 @@ class LimitedProtocol(HttpToolsProtocol):
         head_seconds: float,
         body_seconds: float,
         ended: Callable[[], None],
-        refusal: Callable[[Any, bytes], bytes | None],
+        application: OnLoop,
+        turns: Turns,
     ) -> None:
         super().__init__(config, server_state, {})
         self._seconds = {_HEAD: head_seconds, _BODY: body_seconds}
         self._ended = ended
-        self._refusal = refusal
+        self._application = application
+        self._turns = turns
         self._stage = _IDLE  # of the request whose bytes come in
         self._timed = _IDLE  # the stage that ``_timer`` limits
         self._timer: asyncio.TimerHandle | None = None
@@ -110,15 +114,55 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stage = _IDLE
         super().on_message_complete()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Begin to answer; a service that refuses has no time for a task each."""
-        date = next((value for name, value in self.server_state.default_headers), b"")
-        refusal = self._refusal(cycle.scope, date) if cycle.keep_alive else None
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: object) -> None:
+        """Begin to answer; a service that refuses has no time for a turn each."""
+        scope: Any = cycle.scope
+        refusal = self._application.refusal(scope) if cycle.keep_alive else None
         if refusal is None:
-            super()._start_asgi_task(cycle, app)
+            # A moment later most bodies are complete.
+            self.loop.call_soon(self._turns.begin, partial(self._answer, cycle))
+        else:
+            self._send(cycle, refusal)
+
+    def _answer(self, cycle: RequestResponseCycle) -> None:
+        """Answer one request, in its turn."""
+        scope: Any = cycle.scope
+        try:
+            answer = self._application(scope, partial(self._read, cycle))
+        except HungUpError:
             return
-        self.transport.write(refusal)
+        except Exception:
+            log.exception("the application has failed")
+            cycle.keep_alive, answer = False, _FAILED
+        if self.flow.write_paused:  # by a client that asks without reading
+            wait(self.loop.create_task(self.flow.drain()))
+        self._send(cycle, answer)
+
+    def _read(self, cycle: RequestResponseCycle) -> tuple[bytes, bool]:
+        """More of a request's body, and whether that is not all. Raises ``HungUpError``."""
+        if not cycle.more_body and not cycle.disconnected:
+            return bytes(cycle.body), False
+        message: Any = wait(self.loop.create_task(cycle.receive()))
+        if message["type"] == "http.disconnect":
+            raise HungUpError
+        return message["body"], message["more_body"]
+
+    def _send(self, cycle: RequestResponseCycle, answer: Answer) -> None:
+        """Write a whole answer, and go on to the connection's next request."""
+        if self.transport.is_closing():
+            return
+        head, body, last = answer
+        lines = self.server_state.default_headers
+        own = b"".join([b"%b: %b\r\n" % line for line in lines])
+        if last:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            own += b"Connection: close\r\n"
+        self.transport.write(b"%b%b\r\n%b" % (head, own, body))
         cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
         self.on_response_complete()
 
     def send_400_response(self, msg: str) -> None:

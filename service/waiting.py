@@ -1,6 +1,6 @@
 """Views that wait without a thread: each runs in a greenlet, which parks until it is woken.
 
-    answer = await in_turn(call)         # in the event loop: call() runs, and may wait
+    turns.begin(call)                    # in the event loop: call() runs, and may wait
     rows = wait(engine.submit(...))      # in such a call: parks it; the loop goes on meanwhile
 
 Flask's views are plain functions. Run by threads, each request costs two hand-overs of the
@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from greenlet import getcurrent, greenlet
+
+MOST_IDLE = 64
+"""Greenlets that are kept for the calls to come."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -34,30 +38,48 @@ class Awaited(Protocol[T_co]):
         """The outcome, returned or raised."""
 
 
+class Turns:
+    """The calls of one thread's event loop that have begun and not ended; ``busy`` is their number.
+
+    A greenlet serves one call after another: every new one has a stack, for which Python asks the
+    system for memory and gives it back, and that costs more than what runs on it at first.
+    """
+
+    def __init__(self) -> None:
+        self.busy = 0
+        self.idle: list[_Turn] = []
+
+    def begin(self, call: Callable[[], None]) -> None:
+        """In the loop: run ``call``, which raises nothing, until it ends or waits."""
+        turn = self.idle.pop() if self.idle else _Turn(self)
+        turn.call = call
+        turn.gr_context = Context()
+        self.busy += 1
+        turn.switch()
+
+
 class _Turn(greenlet):
-    """A call that may wait; ``loop`` is the greenlet of the event loop, to which it parks."""
+    """A greenlet for calls that may wait; ``loop`` is the event loop's, to which it parks."""
 
-    def __init__(self, call: Callable[[], None]) -> None:
-        super().__init__(call)
+    def __init__(self, turns: Turns) -> None:
+        super().__init__()
+        self.call: Callable[[], None]
         self.loop = getcurrent()
+        self._turns = turns
 
-
-async def in_turn(call: Callable[[], T]) -> T:
-    """Run ``call`` until it ends, however often it waits; its result, or what it raises."""
-    ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-    def run() -> None:
-        try:
-            result = call()
-        except Exception as error:
-            if not ended.done():  # else whoever awaited it has been cancelled
-                ended.set_exception(error)
-        else:
-            if not ended.done():
-                ended.set_result(result)
-
-    _Turn(run).switch()
-    return await ended
+    def run(self) -> None:
+        """Serve one call after another, until too many do nothing."""
+        turns = self._turns
+        while True:
+            try:
+                self.call()
+            finally:
+                del self.call
+                turns.busy -= 1
+            if len(turns.idle) >= MOST_IDLE:
+                return
+            turns.idle.append(self)
+            self.loop.switch()
 
 
 def may_wait() -> bool:

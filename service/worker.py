@@ -24,11 +24,12 @@ from uvicorn.server import ServerState
 
 from service import logs
 from service.acceptor import Acceptor, Board
-from service.asgi import OnLoop
 from service.gate import Gate
 from service.http1 import LimitedProtocol
 from service.repository import IMAGE_SHAPE
 from service.state import State, state_of
+from service.waiting import Turns
+from service.wsgi import OnLoop
 
 DECODE_THREADS = 2
 """For large pictures, whose decoders leave the interpreter to others."""
@@ -83,7 +84,7 @@ class LoopWorker(Worker):
             gate = gate.application
         application = OnLoop(self.wsgi, gate, state.settings.max_body_bytes)
         config = Config(
-            application,
+            application,  # which uvicorn itself does not call
             loop="none",
             ws="none",
             lifespan="off",
@@ -94,7 +95,7 @@ class LoopWorker(Worker):
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         config.load()
-        server = ServerState()
+        server, turns = ServerState(), Turns()
 
         def protocol() -> LimitedProtocol:
             return LimitedProtocol(
@@ -103,7 +104,8 @@ class LoopWorker(Worker):
                 head_seconds=state.settings.head_seconds,
                 body_seconds=state.settings.body_seconds,
                 ended=acceptors[0].ended,
-                refusal=application.refusal,
+                application=application,
+                turns=turns,
             )
 
         acceptors: list[Acceptor] = []
@@ -120,7 +122,7 @@ class LoopWorker(Worker):
         for connection in list(server.connections):
             connection.shutdown()
         limit = self.loop.time() + state.settings.deadline_seconds + 1
-        while (server.tasks or server.connections) and self.loop.time() < limit:
+        while (turns.busy or server.connections) and self.loop.time() < limit:
             await self._beating(server, 0.02)
 
     async def _beat(self, server: ServerState, seconds: float) -> bool:

@@ -6,12 +6,33 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
+from greenlet import getcurrent
 
-from service.waiting import in_thread, in_turn, may_wait, wait
+from service.waiting import MOST_IDLE, Turns, in_thread, may_wait, wait
+
+T = TypeVar("T")
 
 number: contextvars.ContextVar[int] = contextvars.ContextVar("number")
+
+
+async def in_turn(call: Callable[[], T], turns: Turns | None = None) -> T:
+    """What ``call`` returns or raises in a turn of its own."""
+    ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except Exception as error:
+            ended.set_exception(error)
+        else:
+            ended.set_result(result)
+
+    (turns or Turns()).begin(run)
+    return await ended
 
 
 def test_calls_that_wait_take_turns_in_one_thread() -> None:
@@ -81,17 +102,38 @@ def test_what_takes_long_runs_in_a_thread_while_the_loop_goes_on() -> None:
     assert in_thread(threading.current_thread) is threading.current_thread()
 
 
-def test_a_call_whose_awaiter_was_cancelled_ends_without_a_word() -> None:
-    ended = []
+def test_greenlets_serve_again_and_remember_nothing() -> None:
+    turns = Turns()
+    seen = set()
 
     async def main() -> None:
         gate = asyncio.get_running_loop().create_future()
-        turning = asyncio.ensure_future(in_turn(lambda: ended.append(wait(gate))))
-        await asyncio.sleep(0)
-        turning.cancel()
-        await asyncio.sleep(0)
-        gate.set_result(1)
-        await asyncio.sleep(0)
+
+        def call() -> None:
+            seen.add(getcurrent())
+            assert number.get(None) is None
+            number.set(1)
+            wait(gate)
+
+        for _ in range(3):
+            gate = asyncio.get_running_loop().create_future()
+            calls = [asyncio.ensure_future(in_turn(call, turns)) for _ in range(2 * MOST_IDLE)]
+            await asyncio.sleep(0)
+            assert turns.busy == 2 * MOST_IDLE
+            gate.set_result(None)
+            await asyncio.gather(*calls)
+            assert (turns.busy, len(turns.idle)) == (0, MOST_IDLE)
 
     asyncio.run(main())
-    assert ended == [1]
+    assert len(seen) == 2 * MOST_IDLE + 2 * MOST_IDLE
+
+
+def test_a_turn_that_is_torn_down_is_not_counted_as_busy() -> None:
+    turns = Turns()
+
+    def call() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        turns.begin(call)
+    assert (turns.busy, turns.idle) == (0, [])

@@ -1,68 +1,68 @@
-"""The Flask application, as the event loop's server calls it: ASGI in, WSGI out.
+"""A request that the server has parsed, as WSGI has it; an answer that WSGI gives, as bytes.
 
-A request's body is read in the loop, up to one byte more than is allowed; then Flask runs in its
-turn (``service.waiting``) and may wait for the engine while other requests are served. A body that
-is announced as too large is not read at all, nor is that of a request that the gate refuses.
+    application = OnLoop(app, gate, max_body_bytes)
+    answer = application(scope, read)    # in its turn: it may wait (service.waiting)
 
-Sources: the ASGI specification (HTTP, version 2.3) and PEP 3333.
+The server (``service.http1``) says what it has parsed as an ASGI scope. ``read`` gives more of the
+body each time it is called. A body is read up to one byte more than is allowed; one that is
+announced as too large is not read at all, nor is that of a request that the gate refuses.
+
+Sources: PEP 3333, and the ASGI specification (HTTP, version 2.3) for the scope.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from service.gate import STATUS_LINE, Gate
-from service.http1 import GONE
-from service.waiting import in_turn
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Read = Callable[[], tuple[bytes, bool]]
+"""Some of the body, and whether there is more. Raises ``HungUpError``."""
+
+GONE = "batchnorm.gone"
+"""The scope's and the environment's key for a function: whether the client has hung up."""
 
 
 class Answer(NamedTuple):
-    """A whole response."""
+    """A whole response: ``head`` is its status line and header lines, but for the server's own.
 
-    status: int
-    headers: list[tuple[bytes, bytes]]
+    ``last`` says that the connection ends with it.
+    """
+
+    head: bytes
     body: bytes
+    last: bool
 
 
-class _ClientGoneError(Exception):
-    """The client hung up before its request was complete."""
+class HungUpError(Exception):
+    """The client has gone before its request was complete."""
 
 
 class OnLoop:
-    """``application``, behind ``gate``, as an ASGI application of short requests and answers."""
+    """``application``, behind ``gate``, for a server that runs it in an event loop, in turns."""
 
     def __init__(self, application: WSGIApplication, gate: Gate, max_body_bytes: int) -> None:
         self._application = application
         self._gate = gate
         self._max_body_bytes = max_body_bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    def __call__(self, scope: Scope, read: Read) -> Answer:
+        """Answer one request. Raises ``HungUpError``."""
         environ = environment(scope)
         if self._reads(environ):
-            try:
-                environ["wsgi.input"] = BytesIO(await self._body(receive))
-            except _ClientGoneError:
-                return
-        answer = await in_turn(lambda: call(self._application, environ))
-        await send(
-            {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-        )
-        await send({"type": "http.response.body", "body": answer.body})
+            environ["wsgi.input"] = BytesIO(self._body(read))
+        return call(self._application, environ)
 
-    def refusal(self, scope: Scope, date: bytes) -> bytes | None:
+    def refusal(self, scope: Scope) -> Answer | None:
         """The whole answer to a request that the gate does not let in now, else None.
 
         It is made before the request costs more than its head.
@@ -70,9 +70,7 @@ class OnLoop:
         if scope["method"] != "POST" or not self._gate.full:
             return None
         headers, body = self._gate.refusal(environment(scope))
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        head = f"HTTP/1.1 {STATUS_LINE}\r\n{lines}".encode("latin-1")
-        return b"%bdate: %b\r\n\r\n%b" % (head, date, body)
+        return _written(STATUS_LINE, headers, body)
 
     def _reads(self, environ: WSGIEnvironment) -> bool:
         """Whether there is a body, and not one that is too large."""
@@ -81,21 +79,16 @@ class OnLoop:
             return int(length) <= self._max_body_bytes + 1
         return "HTTP_TRANSFER_ENCODING" in environ
 
-    async def _body(self, receive: Receive) -> bytes:
+    def _body(self, read: Read) -> bytes:
         """The body, or of one that is too large its beginning: a byte more than is allowed."""
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientGoneError
-        body: bytes = message["body"]
-        if not message["more_body"]:
+        body, more = read()
+        if not more:
             return body
         parts, size = [body], len(body)
-        while message["more_body"] and size <= self._max_body_bytes:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientGoneError
-            parts.append(message["body"])
-            size += len(message["body"])
+        while more and size <= self._max_body_bytes:
+            body, more = read()
+            parts.append(body)
+            size += len(body)
         return b"".join(parts)[: self._max_body_bytes + 1]
 
 
@@ -155,10 +148,22 @@ def call(application: WSGIApplication, environ: WSGIEnvironment) -> Answer:
         finally:
             if hasattr(parts, "close"):
                 parts.close()
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    code = int(status[:3])
-    if code not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED) and not any(
-        name.lower() == b"content-length" for name, _ in encoded
-    ):
-        encoded.append((b"Content-Length", str(len(body)).encode()))
-    return Answer(code, encoded, body)
+    return _written(status, headers, body, bodiless=environ["REQUEST_METHOD"] == "HEAD")
+
+
+def _written(
+    status: str, headers: Iterable[tuple[str, str]], body: bytes, *, bodiless: bool = False
+) -> Answer:
+    lines, last, sized = [f"HTTP/1.1 {status}\r\n"], False, False
+    for name, value in headers:
+        lines.append(f"{name}: {value}\r\n")
+        lower = name.lower()
+        if lower == "content-length":
+            sized = True
+        elif lower == "connection":
+            last = last or "close" in value.lower()
+    if int(status[:3]) in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        bodiless = True
+    elif not sized:
+        lines.append(f"Content-Length: {len(body)}\r\n")
+    return Answer("".join(lines).encode("latin-1"), b"" if bodiless else body, last)
