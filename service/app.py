@@ -7,8 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import flask
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
+from werkzeug.routing import MapAdapter
 
 from service import (
     api,
@@ -17,7 +19,6 @@ from service import (
     headers,
     health,
     keys,
-    logs,
     metrics,
     oip,
     pages,
@@ -27,7 +28,9 @@ from service import (
 from service.capacity import engine_batch, engine_threads
 from service.drain import Drain
 from service.engine import Engine
+from service.finish import Finish
 from service.gate import Gate
+from service.journal import Journal
 from service.messages import NoSessions, Request, Response
 from service.repository import ModelError, Repository, open_repository
 from service.runtime import CPU
@@ -66,6 +69,25 @@ class ServiceApp(Flask):
 
     json_provider_class = _Json
 
+    def create_url_adapter(self, request: flask.Request | None) -> MapAdapter | None:
+        """Routes by the path alone: there is one host, without subdomains, whatever it is called.
+
+        Flask's own would look at the host three times.
+        """
+        if request is None:
+            return None
+        environ = request.environ
+        return MapAdapter(
+            self.url_map,
+            environ.get("HTTP_HOST") or environ["SERVER_NAME"],
+            environ.get("SCRIPT_NAME") or "/",
+            "",
+            environ["wsgi.url_scheme"],
+            request.path,
+            environ["REQUEST_METHOD"],
+            environ.get("QUERY_STRING", ""),
+        )
+
 
 def create_app(
     settings: Settings, repository: Repository | None = None, drain: Drain | None = None
@@ -89,21 +111,23 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.config["MAX_FORM_PARTS"] = settings.max_images
     on_gpu = repository is not None and repository.get().provider != CPU
-    counted = metrics.Metrics(repository)
+    journal = Journal()
+    counted = metrics.Metrics(repository, journal)
     engine = Engine(
         max_batch=engine_batch(settings, gpu=on_gpu),
         queue_images=settings.queue_images,
         threads=engine_threads(gpu=on_gpu),
         observer=counted,
     )
-    state.init_app(app, State(settings, repository, engine, drain, fault))
-    logs.init_app(app)
+    state.init_app(app, State(settings, repository, engine, journal, drain, fault))
     on_refusal = metrics.init_app(app, counted)
     headers.init_app(app)
     keys.init_app(app)
     problems.init_app(app)
+    origins = settings.cors_origins
+    answers = Finish(app.wsgi_app, journal, count=counted.read, origins=origins)
     app.wsgi_app = Gate(  # type: ignore[method-assign]
-        app.wsgi_app, engine, drain, origins=settings.cors_origins, on_refusal=on_refusal
+        answers, engine, drain, origins=origins, on_refusal=on_refusal
     )
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)

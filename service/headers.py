@@ -54,17 +54,20 @@ def answer_headers(environ: WSGIEnvironment, origins: tuple[str, ...]) -> list[t
 
 
 def init_app(app: Flask) -> None:
-    """Give every answer of ``app`` its headers, and answer browsers' preflight requests."""
+    """Answer browsers' preflight requests to ``app``."""
     app.before_request(_preflight)
-    app.after_request(_complete)
 
 
-def _complete(response: Response) -> Response:
-    present = {name.lower() for name, _ in response.headers}
-    for name, value in answer_headers(current().environ, settings().cors_origins):
-        if name == "Vary" or name.lower() not in present:
-            response.headers.add(name, value)
-    return response
+def complete(
+    headers: list[tuple[str, str]], environ: WSGIEnvironment, origins: tuple[str, ...]
+) -> None:
+    """Add to an answer's headers what every answer carries, but for what it has said itself."""
+    present = {name.lower() for name, _ in headers}
+    headers += [
+        (name, value)
+        for name, value in answer_headers(environ, origins)
+        if name == "Vary" or name.lower() not in present
+    ]
 
 
 def _preflight() -> Response | None:

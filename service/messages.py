@@ -2,7 +2,8 @@
 
 Between two runs of a model its weights have pushed the interpreter's code out of the caches, so
 that what a request's Python costs is how much of it there is, about 2.5 times as much as in a
-tight loop. The shortcuts below and in ``service.logs`` are those that measured as worth it.
+tight loop. The shortcuts below, in ``service.app`` and in ``service.journal`` are those that
+measured as worth it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
+REQUEST = "batchnorm.request"
+"""The environment's key for the request that Flask has made of it."""
+
+
 class Request(flask.Request):
     """A request that keeps uploads in memory; the body's ceiling bounds it. Nothing hits a disk.
 
@@ -30,6 +35,7 @@ class Request(flask.Request):
         super().__init__(*arguments, **options)
         self.started = time.monotonic()
         self.variant: str | None = None
+        self.environ[REQUEST] = self
 
     @cached_property
     def stream(self) -> IO[bytes]:

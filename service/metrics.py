@@ -8,7 +8,6 @@ worker processes answer as one (``service.metric_files``).
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from http import HTTPStatus
@@ -28,7 +27,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from werkzeug.exceptions import HTTPException
 
-from service.messages import current
+from service.journal import Answered, Journal
 from service.metric_files import claim_slot, dead_slots, shared_folder
 from service.operations import Answer, Tag, operation
 
@@ -75,9 +74,13 @@ class _Run:
 
 
 class Metrics:
-    """The metrics of one application; every method may be called in any thread."""
+    """The metrics of one application; every method may be called in any thread.
 
-    def __init__(self, repository: Repository | None) -> None:
+    What is counted of a request passes through ``journal``.
+    """
+
+    def __init__(self, repository: Repository | None, journal: Journal) -> None:
+        self._journal = journal
         self._folder = shared_folder()
         # What prometheus_client makes of its variable would file values by process.
         values.ValueClass = _slot_values(self._folder) if self._folder else values.MutexValue
@@ -99,7 +102,7 @@ class Metrics:
         self.request_seconds = histogram(
             "request_seconds", "Seconds from a request's arrival to its answer.", _OF_A_REQUEST
         )
-        self.decode_seconds = histogram(
+        self._decode_seconds = histogram(
             "decode_seconds", "Seconds to decode the pictures of one request."
         )
         self.queued = histogram(
@@ -139,15 +142,33 @@ class Metrics:
                 info.labels(*labels, model.provider, model.sha256[:12], dataset).set(1)
 
     def collected(self) -> CollectorRegistry:
-        """What an encoder turns into text; dead workers' gauges are taken out first."""
+        """What an encoder turns into text: all of this process, but no gauges of dead workers."""
+        self._journal.flush()
         if self._folder:
             with dead_slots(self._folder) as slots:
                 for slot in slots:
                     mark_process_dead(slot, str(self._folder))
         return self._registry
 
-    def answered(self, route: str, variant: str, status: int, seconds: float) -> None:
-        """One request has its answer."""
+    def read(self, entries: list[Answered]) -> None:
+        """Count what the journal tells of requests."""
+        for entry in entries:
+            self._count(entry.route or NO_ROUTE, entry.variant or "", entry.status, entry.seconds)
+
+    def refused(self, route: str) -> None:
+        """One request has been refused without a look."""
+        self._journal.add(self._count_refused, route)
+
+    def decoded(self, seconds: float) -> None:
+        """One request's pictures are decoded."""
+        self._journal.add(self._count_decoded, seconds)
+
+    def ran(self, model: Model, images: int, waited: Sequence[float], seconds: float) -> None:
+        """One run: its pictures, the seconds that each part of it waited, and its own."""
+        run = self._runs[model.variant, model.version]
+        self._journal.add(self._count_runs, (run, images, waited, seconds))
+
+    def _count(self, route: str, variant: str, status: int, seconds: float) -> None:
         key = route, variant, status
         series = self._answers.get(key)
         if series is None:
@@ -157,15 +178,22 @@ class Metrics:
         series[0].inc()
         series[1].observe(seconds)
 
-    def ran(self, model: Model, images: int, waited: Sequence[float], seconds: float) -> None:
-        """One run: its pictures, the seconds that each part of it waited, and its own."""
-        series = self._runs[model.variant, model.version]
-        series.executions.inc()
-        series.images.inc(images)
-        series.batch.observe(images)
-        series.seconds.observe(seconds)
-        for each in waited:
-            series.queued.observe(each)
+    def _count_refused(self, routes: list[str]) -> None:
+        for route in routes:
+            self._count(route, "", HTTPStatus.SERVICE_UNAVAILABLE, 0.0)
+
+    def _count_decoded(self, entries: list[float]) -> None:
+        for seconds in entries:
+            self._decode_seconds.observe(seconds)
+
+    def _count_runs(self, entries: list[tuple[_Run, int, Sequence[float], float]]) -> None:
+        for run, images, waited, seconds in entries:
+            run.executions.inc()
+            run.images.inc(images)
+            run.batch.observe(images)
+            run.seconds.observe(seconds)
+            for each in waited:
+                run.queued.observe(each)
 
     def waiting(self, engine: Engine) -> None:
         """The engine's queue has changed."""
@@ -178,13 +206,12 @@ class Metrics:
 
 
 def init_app(app: Flask, counted: Metrics) -> Callable[[WSGIEnvironment], None]:
-    """Count every request that ``app`` answers, and show it.
+    """Show what is counted of ``app``.
 
     Returns what counts a request that was refused before it came to ``app``, with 503.
     """
     app.extensions[_KEY] = counted
     app.register_blueprint(blueprint)
-    app.after_request(_count)
 
     urls = app.url_map.bind("localhost")
 
@@ -200,7 +227,7 @@ def init_app(app: Flask, counted: Metrics) -> Callable[[WSGIEnvironment], None]:
                 route = NO_ROUTE
             if route == path:  # of any other a stranger may make as many as he likes
                 known[path] = route
-        counted.answered(route, "", HTTPStatus.SERVICE_UNAVAILABLE, 0.0)
+        counted.refused(route)
 
     return refused
 
@@ -209,18 +236,6 @@ def metrics() -> Metrics:
     """The current application's metrics."""
     found: Metrics = current_app.extensions[_KEY]
     return found
-
-
-def _count(response: Response) -> Response:
-    request = current()
-    rule = request.url_rule
-    metrics().answered(
-        NO_ROUTE if rule is None else rule.rule,
-        request.variant or "",
-        response.status_code,
-        time.monotonic() - request.started,
-    )
-    return response
 
 
 @cache

@@ -9,6 +9,7 @@ from flask import Flask, current_app
 
 from service.drain import Drain
 from service.engine import Engine
+from service.journal import Journal
 from service.problems import Problem, Refusals
 from service.repository import Repository
 from service.settings import Settings
@@ -26,6 +27,7 @@ class State:
     settings: Settings
     repository: Repository | None
     engine: Engine
+    journal: Journal
     drain: Drain
     fault: str | None
 

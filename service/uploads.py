@@ -134,7 +134,7 @@ def read_upload() -> Upload:
 
     light = pixels <= INLINE_PIXELS and sum(len(data) for _, data in parts) <= INLINE_BYTES
     images = decode() if light else in_thread(decode)
-    metrics().decode_seconds.observe(time.perf_counter() - started)
+    metrics().decoded(time.perf_counter() - started)
     return Upload(names, images[0][None] if len(images) == 1 else np.stack(images))
 
 

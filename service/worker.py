@@ -22,7 +22,6 @@ from gunicorn.workers.base import Worker
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from service import logs
 from service.acceptor import Acceptor, Board
 from service.gate import Gate
 from service.http1 import LimitedProtocol
@@ -74,7 +73,7 @@ class LoopWorker(Worker):
         try:
             self.loop.run_until_complete(self._serve())
         finally:
-            logs.flush(self.wsgi)
+            state_of(self.wsgi).journal.flush()
 
     async def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see ``service.server``

@@ -17,6 +17,7 @@ import requests
 from benchmarks.image import sizes
 from benchmarks.processes import proportional_megabytes
 from service.app import create_app
+from service.journal import DELAY
 from service.settings import Settings
 from tests.deploy.container import (
     LIMIT,
@@ -164,6 +165,7 @@ def test_several_workers_count_as_one_in_a_container_that_writes_nothing(
         with container.network():
             for _ in range(20):
                 requests.post(f"{URL}/predict", data=encode(PHOTO), timeout=LIMIT)
+            time.sleep(5 * DELAY)  # until both workers have counted
             text = requests.get(f"{URL}/metrics", timeout=LIMIT).text
         container.terminate()
         assert container.process.wait(LIMIT) == 0

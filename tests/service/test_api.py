@@ -15,9 +15,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from service.app import create_app
-from service.logs import JsonFormatter, flush
+from service.logs import JsonFormatter
 from service.repository import load_repository
 from service.settings import Settings
+from service.state import state_of
 from tests.service.hostile import BAD, GOOD, PHOTO
 from tests.service.tiny import VARIANTS, encode, make_card, oracle
 
@@ -305,7 +306,7 @@ def test_a_request_leaves_one_log_line_without_its_content(
 ) -> None:
     caplog.set_level(logging.INFO, logger="service.request")
     client.post("/predict?variant=relu_with_bn", data=PNG, headers={"Authorization": "secret"})
-    flush(client.application)
+    state_of(client.application).journal.flush()
     (record,) = caplog.records
     line = json.loads(JsonFormatter().format(record))
     assert set(line) == {

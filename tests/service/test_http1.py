@@ -130,13 +130,13 @@ def test_http_1_0_is_answered_and_closed(server: Running) -> None:
     assert answer.endswith(b'{"status":"live"}')
 
 
-@pytest.mark.parametrize(("protocol", "status"), [("h2c", 200), ("websocket", 400)])
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
 def test_an_upgrade_that_is_not_offered_is_not_made(
-    connection: socket.socket, protocol: str, status: int
+    connection: socket.socket, protocol: str
 ) -> None:
     asked = "GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n"
     connection.sendall(f"{asked}Upgrade: {protocol}\r\n\r\n".encode())
-    assert response(connection).status == status
+    assert response(connection).status == 200
 
 
 def test_trailers_behind_a_chunked_body_are_let_go(connection: socket.socket) -> None:

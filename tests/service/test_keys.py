@@ -15,8 +15,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from service.app import create_app
-from service.logs import flush
 from service.settings import Settings, key_digest
+from service.state import state_of
 from tests.service.hostile import PHOTO
 from tests.service.test_api import assert_problem
 from tests.service.tiny import VARIANTS, encode
@@ -186,7 +186,7 @@ def test_no_key_is_logged_or_shown(
     caplog.set_level(logging.DEBUG)
     for key in (*KEYS, "a-wrong-secret"):
         response = client.get("/models", headers=bearer(key))
-        flush(app)
+        state_of(app).journal.flush()
         for text in (response.text, str(response.headers), caplog.text, str(vars(caplog))):
             assert key not in text
     assert not [record for record in caplog.records if "secret" in str(vars(record))]

@@ -13,8 +13,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from service.app import create_app
-from service.logs import JsonFormatter, flush
+from service.logs import JsonFormatter
 from service.settings import Settings
+from service.state import state_of
 from tests.service.hostile import PHOTO
 from tests.service.test_api import multipart
 from tests.service.tiny import encode
@@ -47,7 +48,7 @@ def lines(app: Flask, stream: io.StringIO) -> Lines:
 
 def written(app: Flask, stream: io.StringIO) -> list[dict[str, Any]]:
     """Every line, those of ``app`` that are still to be written too."""
-    flush(app)
+    state_of(app).journal.flush()
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
@@ -174,7 +175,7 @@ def test_no_picture_header_or_query_is_logged(
         for body in (data, form):
             client.post("/predict?top_k=secret", data=body, headers=headers)
             client.post("/predict", data=body, headers=headers)
-    flush(app)
+    state_of(app).journal.flush()
     text = stream.getvalue()
     assert len(text.splitlines()) == 8
     assert "secret" not in text

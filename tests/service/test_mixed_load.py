@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import requests
 
+from service.journal import DELAY
 from tests.service.mixed import (
     MODELS,
     TOLERANCE,
@@ -149,6 +151,7 @@ def test_10000_concurrent_mixed_requests_are_answered_as_if_each_were_alone(
 
 
 def scrape(server: Running) -> Samples:
+    time.sleep(5 * DELAY)  # until every worker has counted
     return samples(requests.get(f"{server.url}/metrics", timeout=DEADLINE).text)
 
 

@@ -1,0 +1,80 @@
+"""What has happened, told a little later and many at a time to those who write it down.
+
+    journal.add(reader, entry)           # in passing: next to nothing
+    journal.flush()                      # now: reader([entry, ...])
+
+Between two runs of a model its weights have pushed all else out of the caches, and whatever a
+request does there takes more than twice as long as in a loop of its own. So what need not be done
+for the answer (its line in the log, its counts) is done for ``DELAY`` seconds' requests together,
+by a thread. At worst, a process that is killed loses what happened since.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+DELAY = 0.05
+"""Seconds until an entry is read."""
+
+Reader = Callable[[list[Any]], None]
+
+
+class Answered(NamedTuple):
+    """A request that has had its answer; ``route`` is the URL rule, None where none matched.
+
+    ``created`` is the moment, as ``time.time()``; ``seconds`` is how long it took.
+    """
+
+    created: float
+    request_id: str
+    trace_id: str | None
+    method: str
+    path: str
+    route: str | None
+    variant: str | None
+    status: int
+    bytes_in: int
+    bytes_out: int | None
+    seconds: float
+
+
+class Journal:
+    """Entries, each with who is to read it; every method may be called in any thread."""
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[Reader, Any]] = deque()
+        self._some = threading.Event()
+        self._reading = threading.Lock()
+        self._started = False
+
+    def add(self, reader: Reader, entry: Any) -> None:
+        """Have ``reader`` called with a list that holds ``entry``, and others that are its."""
+        self._entries.append((reader, entry))
+        if not self._some.is_set():
+            self._some.set()
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._read_on, name="journal", daemon=True).start()
+                atexit.register(self.flush)
+
+    def flush(self) -> None:
+        """Have everything read that has been added."""
+        with self._reading:
+            entries: dict[Reader, list[Any]] = {}
+            while self._entries:
+                reader, entry = self._entries.popleft()
+                entries.setdefault(reader, []).append(entry)
+            for reader, read in entries.items():
+                reader(read)
+
+    def _read_on(self) -> None:
+        while True:
+            self._some.wait()
+            time.sleep(DELAY)
+            self._some.clear()
+            self.flush()
