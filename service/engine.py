@@ -111,6 +111,12 @@ class _Part:
         self.rows: Rows
         self.since = time.perf_counter()
 
+    def leave(self) -> Call:
+        """The call, which this part then no longer knows: together they would be garbage."""
+        call = self.call
+        del self.call
+        return call
+
 
 def _never() -> bool:
     return False
@@ -250,16 +256,17 @@ class Engine:
         self._pump_soon()
         if isinstance(outcome, Exception):
             for part in batch:
-                part.call.fail(outcome)
+                part.leave().fail(outcome)
             return
         self._observe(batch[0].model, len(outcome), waited, seconds)
         start = 0
         for part in batch:
             part.rows = outcome[start : start + len(part.images)]
             start += len(part.images)
-            part.call.pending -= 1
-            if part.call.pending == 0:
-                part.call.end()
+            call = part.leave()
+            call.pending -= 1
+            if call.pending == 0:
+                call.end()
 
     def _observe(self, model: Model, images: int, waited: Sequence[float], seconds: float) -> None:
         if self._observer is not None:

@@ -39,15 +39,19 @@ class Request(flask.Request):
 
     @cached_property
     def stream(self) -> IO[bytes]:
-        """The body, in one read where its length is known and allowed: as the server has it.
+        """The body as the server has it, where that is the whole of an allowed length.
 
         Werkzeug's own stream asks again and again until nothing comes.
         """
-        length = self.content_length
-        most = self.max_content_length
-        if length is None or (most is not None and length > most):
+        length, most = self.content_length, self.max_content_length
+        if (
+            length is None
+            or (most is not None and length > most)
+            or not self.environ.get("wsgi.input_terminated")
+        ):
             return super().stream
-        return BytesIO(self.environ["wsgi.input"].read(length))
+        body: IO[bytes] = self.environ["wsgi.input"]
+        return body
 
     def _get_file_stream(
         self,

@@ -60,7 +60,10 @@ class OnLoop:
         environ = environment(scope)
         if self._reads(environ):
             environ["wsgi.input"] = BytesIO(self._body(read))
-        return call(self._application, environ)
+        try:
+            return call(self._application, environ)
+        finally:
+            environ.clear()  # what has been made of it holds it: together they would be garbage
 
     def refusal(self, scope: Scope) -> Answer | None:
         """The whole answer to a request that the gate does not let in now, else None.
