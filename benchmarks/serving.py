@@ -12,12 +12,11 @@ Ceiling: the same PNG decoded and run through ONNX Runtime in this process by on
 without HTTP; for tensors of 32 pictures, ONNX Runtime alone on such a batch in each thread. Memory
 is that of all the service's processes together, a page that several share counted once, as a
 control group counts it. Plain: ``benchmarks/plain.py``, twenty lines of Flask under gunicorn
-gthread 2 x 4.
+gthread 2 x 4. Bare: ``benchmarks/bare.py``, the least that a Python service can do.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import sys
@@ -27,15 +26,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from benchmarks.bodies import MULTIPART, infer_request, make_picture, multipart
 from benchmarks.processes import (
     Server,
     load,
@@ -47,11 +45,10 @@ from service.cpus import usable_cpus
 from service.pictures import decode
 from service.repository import Model, load_repository
 
-BOUNDARY = "benchmark"
-MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
 STARTS = 5
 OVERLOAD_CONNECTIONS = 256
 SERVICE = [sys.executable, "-m", "service"]
+BARE = [sys.executable, "-m", "benchmarks.bare"]
 PLAIN = [
     *(sys.executable, "-m", "gunicorn", "benchmarks.plain:app", "--bind", "127.0.0.1:{port}"),
     *("--worker-class", "gthread", "--workers", "2", "--threads", "4", "--log-level", "warning"),
@@ -125,9 +122,11 @@ def measure(
         with serving(*service, png.read_bytes(), right) as server:
             starts.append(server.start_seconds)
     plain = PLAIN, {"MODEL": str(models / model.variant / str(model.version) / "model.onnx")}
+    bare = BARE, {"MODELS_DIR": str(models)}
     with (
         serving(*service, png.read_bytes(), right) as ours,
         serving(*plain, png.read_bytes(), right) as theirs,
+        serving(*bare, png.read_bytes(), right) as least,
     ):
 
         def http(
@@ -169,6 +168,7 @@ def measure(
             Case("raw PNG, 32 connections", lambda: http(ours, 32), 0.75),
             Case("multipart, 8 connections", lambda: http(ours, 8, file=form), 0.68),
             Case("plain Flask + gunicorn, raw PNG, 8 connections", lambda: http(theirs, 8)),
+            Case("bare Python, raw PNG, 8 connections", lambda: http(least, 8)),
             batches,
             Case(
                 "/v2 infer, binary, 32 pictures, 4 connections", lambda: infer(4), 0.9, batches, 32
@@ -176,7 +176,7 @@ def measure(
         ]
         run_rounds(cases, rounds)
         report(cases)
-        ceiling, alone, one, eight, many, _, baseline, *_ = cases
+        ceiling, alone, one, eight, many, _, baseline, floor, *_ = cases
         memory = proportional_megabytes(ours.pid)
         best = statistics.median(eight.rates + many.rates)
         over = load(
@@ -192,6 +192,7 @@ def measure(
         resident = resident_megabytes(ours.pid)
 
     factors = [a / b for a, b in zip(eight.rates, baseline.rates, strict=True)]
+    bounds = [a / b for a, b in zip(floor.rates, baseline.rates, strict=True)]
     extra = [a - b for a, b in zip(one.p50, alone.p50, strict=True)]
     tails = [a / b for a, b in zip(eight.p99, eight.p50, strict=True)]
     refused = over["statuses"].get("503", {"count": 0, "p50": 0.0, "p99": 0.0})
@@ -214,7 +215,9 @@ def measure(
         f"{over['statuses']['200']['p99']:.0f} ms), {refused['count']} refused (p50 "
         f"{refused['p50']:.1f} ms), {others - refused['count']} failed. Counting shared pages "
         f"in each process, memory is {resident:.0f} MB. Starts took {min(starts):.2f} to "
-        f"{max(starts):.2f} s. The ceiling is {statistics.median(ceiling.rates):.0f} pictures/s."
+        f"{max(starts):.2f} s. Bare Python is "
+        f"{statistics.median(bounds):.2f}x plain Flask. The ceiling is "
+        f"{statistics.median(ceiling.rates):.0f} pictures/s."
     )
 
 
@@ -283,41 +286,6 @@ def repeat(once: Callable[[], object], seconds: float, threads: int) -> dict[str
         "statuses": {"200": {"p50": middle, "p99": late}},
         "cpu_ms": 1000 * (time.process_time() - used) / len(taken),
     }
-
-
-def make_picture() -> bytes:
-    """A 32x32 PNG of a photo's size, about 2.4 kB: smooth colours with some noise."""
-    noise = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    file = BytesIO()
-    Image.fromarray(noise).resize((32, 32), Image.Resampling.BICUBIC).save(file, "PNG")
-    return file.getvalue()
-
-
-def multipart(picture: bytes) -> bytes:
-    """The picture as the field ``image`` of a form."""
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.png"'
-    return (
-        f"{head}\r\nContent-Type: image/png\r\n\r\n".encode()
-        + picture
-        + (f"\r\n--{BOUNDARY}--\r\n".encode())
-    )
-
-
-def infer_request(pixels: NDArray[np.uint8], count: int) -> tuple[bytes, int]:
-    """The body of an Open Inference Protocol request for ``count`` pictures, and its JSON's length.
-
-    The tensor and the probabilities travel as bytes.
-    """
-    data = np.repeat(pixels[None], count, axis=0).tobytes()
-    images: dict[str, Any] = {
-        "name": "images",
-        "datatype": "UINT8",
-        "shape": [count, *pixels.shape],
-    }
-    images["parameters"] = {"binary_data_size": len(data)}
-    request = {"inputs": [images], "parameters": {"binary_data_output": True}}
-    head = json.dumps(request).encode()
-    return head + data, len(head)
 
 
 def hardware() -> str:
