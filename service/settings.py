@@ -134,7 +134,7 @@ SETTINGS = (
     ),
     Setting(
         "QUEUE_IMAGES",
-        "32",
+        "64",
         _whole(1, 4096),
         "pictures that may wait in each worker to be computed; beyond it 503",
     ),
