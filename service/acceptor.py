@@ -3,7 +3,8 @@
 A connection stays with the worker that accepted it. Left to the kernel, eight connections are
 split among two workers as 1 and 7 as often as not, and then one of two CPUs has nothing to do. The
 workers share a board with their numbers of connections; one that has more than another leaves a
-new connection to it for ``PATIENCE`` seconds, and takes it if it is still there.
+new connection to it for ``PATIENCE`` seconds, and takes it if it is still there. Where there are
+many, a few more make no difference, and nobody waits for them to be even.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import struct
 from collections.abc import Callable
 
 PATIENCE = 0.003
+TOLERANCE = 8
+"""One in so many connections may be more than another has."""
+
 BATCH = 64
 """Connections that are taken before the loop does something else."""
 
@@ -84,7 +88,8 @@ class Acceptor:
 
     def _ready(self) -> None:
         for _ in range(BATCH):
-            if self._board[self._place] > self._board.least():
+            own = self._board[self._place]
+            if own - own // TOLERANCE > self._board.least():
                 self._loop.remove_reader(self._listener)
                 self._pause = self._loop.call_later(PATIENCE, self._resume)
                 return

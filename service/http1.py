@@ -45,7 +45,10 @@ class _NoTrailers(list[Any]):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection to ``application``; ``ended`` is called when it ends."""
+    """One connection to ``application``; ``ended`` is called when it ends.
+
+    ``refused`` is told the status of every answer that is the protocol's own.
+    """
 
     def __init__(
         self,
@@ -55,12 +58,14 @@ class LimitedProtocol(HttpToolsProtocol):
         head_seconds: float,
         body_seconds: float,
         ended: Callable[[], None],
+        refused: Callable[[HTTPStatus], None],
         application: OnLoop,
         turns: Turns,
     ) -> None:
         super().__init__(config, server_state, {})
         self._seconds = {_HEAD: head_seconds, _BODY: body_seconds}
         self._ended = ended
+        self._count = refused
         self._application = application
         self._turns = turns
         self._stage = _IDLE  # of the request whose bytes come in
@@ -203,6 +208,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             )
             self.transport.write((head + body).encode())
+            self._count(status)
         self._linger()
 
     def _linger(self) -> None:

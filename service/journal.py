@@ -12,6 +12,7 @@ by a thread. At worst, a process that is killed loses what happened since.
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from typing import Any, NamedTuple
 
 DELAY = 0.05
 """Seconds until an entry is read."""
+
+log = logging.getLogger(__name__)
 
 Reader = Callable[[list[Any]], None]
 
@@ -70,7 +73,10 @@ class Journal:
                 reader, entry = self._entries.popleft()
                 entries.setdefault(reader, []).append(entry)
             for reader, read in entries.items():
-                reader(read)
+                try:
+                    reader(read)
+                except Exception:  # such as a log whose disk is full; counting goes on
+                    log.exception("what requests did is not all written down")
 
     def _read_on(self) -> None:
         while True:

@@ -155,9 +155,9 @@ class Metrics:
         for entry in entries:
             self._count(entry.route or NO_ROUTE, entry.variant or "", entry.status, entry.seconds)
 
-    def refused(self, route: str) -> None:
-        """One request has been refused without a look."""
-        self._journal.add(self._count_refused, route)
+    def refused(self, status: HTTPStatus, route: str = NO_ROUTE) -> None:
+        """One request has been refused before Flask had a look at it."""
+        self._journal.add(self._count_refused, (route, status))
 
     def decoded(self, seconds: float) -> None:
         """One request's pictures are decoded."""
@@ -178,9 +178,9 @@ class Metrics:
         series[0].inc()
         series[1].observe(seconds)
 
-    def _count_refused(self, routes: list[str]) -> None:
-        for route in routes:
-            self._count(route, "", HTTPStatus.SERVICE_UNAVAILABLE, 0.0)
+    def _count_refused(self, entries: list[tuple[str, HTTPStatus]]) -> None:
+        for route, status in entries:
+            self._count(route, "", status, 0.0)
 
     def _count_decoded(self, entries: list[float]) -> None:
         for seconds in entries:
@@ -227,15 +227,20 @@ def init_app(app: Flask, counted: Metrics) -> Callable[[WSGIEnvironment], None]:
                 route = NO_ROUTE
             if route == path:  # of any other a stranger may make as many as he likes
                 known[path] = route
-        counted.refused(route)
+        counted.refused(HTTPStatus.SERVICE_UNAVAILABLE, route)
 
     return refused
 
 
+def metrics_of(app: Flask) -> Metrics:
+    """The metrics of an application."""
+    found: Metrics = app.extensions[_KEY]
+    return found
+
+
 def metrics() -> Metrics:
     """The current application's metrics."""
-    found: Metrics = current_app.extensions[_KEY]
-    return found
+    return metrics_of(current_app)
 
 
 @cache

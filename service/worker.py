@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 from service.acceptor import Acceptor, Board
 from service.gate import Gate
 from service.http1 import LimitedProtocol
+from service.metrics import metrics_of
 from service.repository import IMAGE_SHAPE
 from service.state import State, state_of
 from service.waiting import Turns
@@ -103,6 +104,7 @@ class LoopWorker(Worker):
                 head_seconds=state.settings.head_seconds,
                 body_seconds=state.settings.body_seconds,
                 ended=acceptors[0].ended,
+                refused=metrics_of(self.wsgi).refused,
                 application=application,
                 turns=turns,
             )

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
-from service.http1 import MAX_HEAD_BYTES
+from service.drain import Drain
+from service.gate import Gate
+from service.http1 import MAX_HEAD_BYTES, LimitedProtocol
+from service.waiting import Turns
+from service.wsgi import OnLoop
 from tests.service.hostile import PHOTO
 from tests.service.test_server import DEADLINE, Running, started, wait_until_alive
 from tests.service.tiny import encode, make_card, make_model, write_repository
@@ -72,6 +81,8 @@ def test_a_head_that_is_too_large_is_answered_with_431(server: Running) -> None:
     assert answer.startswith(b"HTTP/1.1 431 ")
     problem = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert f"{MAX_HEAD_BYTES} bytes" in problem["detail"]
+    counted = requests.get(f"{server.url}/metrics", timeout=DEADLINE).text
+    assert 'batchnorm_requests_total{route="none",status="431",variant=""} 1.0' in counted
 
 
 @pytest.mark.parametrize(
@@ -179,3 +190,115 @@ def test_overload_is_refused_at_once_and_the_connection_goes_on(tmp_path: Path) 
     assert refused.headers["X-Content-Type-Options"] == "nosniff"
     sample = 'batchnorm_requests_total{route="/predict",status="503",variant=""}'
     assert f"{sample} {statuses.count(503)}.0" in counted
+
+
+# The protocol alone, before an application of the test's own.
+
+
+@contextlib.asynccontextmanager
+async def asking(
+    application: Any, sent: bytes
+) -> AsyncIterator[tuple[asyncio.StreamReader, Turns]]:
+    """A connection on which ``sent`` has been sent."""
+    loop, turns = asyncio.get_running_loop(), Turns()
+    engine: Any = SimpleNamespace(full=False)
+    gate = Gate(application, engine, Drain(), origins=(), on_refusal=lambda _: None)
+    served = OnLoop(gate, gate, 1 << 20)
+    config = Config(served, loop="none", ws="none", lifespan="off", log_config=None)
+    config.load()
+
+    def protocol() -> LimitedProtocol:
+        return LimitedProtocol(
+            config,
+            ServerState(),
+            head_seconds=DEADLINE,
+            body_seconds=DEADLINE,
+            ended=lambda: None,
+            refused=lambda _: None,
+            application=served,
+            turns=turns,
+        )
+
+    server = await loop.create_server(protocol, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(sent)
+    yield reader, turns
+    writer.close()
+    server.close()
+
+
+async def asked(application: Any, sent: bytes) -> tuple[bytes, Turns]:
+    """What a connection answers to ``sent`` until it is closed."""
+    async with asking(application, sent) as (reader, turns), asyncio.timeout(DEADLINE):
+        return await reader.read(), turns
+
+
+GET, LAST = (
+    f"GET / HTTP/1.1\r\nHost: a\r\n{end}\r\n".encode() for end in ("", "Connection: close\r\n")
+)
+
+
+def test_an_application_that_fails_is_answered_500_and_the_connection_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(environ: Any, start_response: Any) -> Any:
+        raise RuntimeError("an inner secret")
+
+    answer, turns = asyncio.run(asked(fail, GET + GET))
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"secret" not in answer
+    assert "an inner secret" in caplog.text
+    assert turns.busy == 0
+
+
+def test_an_answer_in_parts_is_sent_whole_with_its_length() -> None:
+    closed = []
+
+    class Parts(list[bytes]):
+        def close(self) -> None:
+            closed.append(True)
+
+    def answer_in_parts(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])(b"a")
+        return Parts([b"b", b"", b"c"])
+
+    answer, _ = asyncio.run(asked(answer_in_parts, GET + LAST))
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert answer.count(b"\r\nContent-Length: 3\r\n") == 2
+    assert answer.count(b"\r\n\r\nabc") == 2
+    assert answer.count(b"Connection: close") == 1
+    assert closed == [True, True]
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_an_answer_that_may_have_no_body_has_none(status: str) -> None:
+    def nothing(environ: Any, start_response: Any) -> Any:
+        start_response(status, [])
+        return []
+
+    answer, _ = asyncio.run(asked(nothing, GET + LAST))
+    assert answer.count(f"HTTP/1.1 {status}\r\n".encode()) == 2
+    assert b"Content-Length" not in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_client_that_asks_without_reading_is_not_answered_into_memory() -> None:
+    answers = 0
+
+    def much(environ: Any, start_response: Any) -> Any:
+        nonlocal answers
+        answers += 1
+        start_response("200 OK", [])
+        return [bytes(1 << 20)]
+
+    async def main() -> None:
+        async with asking(much, GET * 500) as (reader, _):
+            await asyncio.sleep(0.5)
+            assert 1 <= answers < 20
+            for _ in range(100):  # whoever reads goes on being answered
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(1 << 20)
+            assert answers >= 100
+
+    asyncio.run(main())

@@ -1,0 +1,66 @@
+"""What a request leaves behind: next to nothing, as collecting it would keep others waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+from flask import Flask
+
+from service.journal import DELAY
+from service.waiting import Turns
+from service.wsgi import GONE, OnLoop
+from tests.service.hostile import PHOTO
+from tests.service.test_server import DEADLINE
+from tests.service.tiny import encode
+
+BODY = encode(PHOTO)
+REQUESTS = 200
+
+OBJECTS = 8
+"""Werkzeug's matcher leaves a function that calls itself, and what it holds."""
+
+
+def scope() -> dict[str, Any]:
+    return {
+        "method": "POST",
+        "raw_path": b"/predict",
+        "query_string": b"top_k=2",
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("127.0.0.1", 80),
+        "client": ("127.0.0.1", 1),
+        "headers": [(b"host", b"localhost"), (b"content-length", str(len(BODY)).encode())],
+        GONE: lambda: False,
+    }
+
+
+async def answered(app: Flask, requests: int) -> None:
+    gate: Any = app.wsgi_app
+    application, turns, statuses = OnLoop(app, gate, 1 << 20), Turns(), list[bytes]()
+
+    def answer() -> None:
+        statuses.append(application(scope(), lambda: (BODY, False)).head[:12])
+
+    async with asyncio.timeout(DEADLINE):
+        for number in range(requests):
+            turns.begin(answer)
+            while len(statuses) <= number:
+                await asyncio.sleep(0)
+        await asyncio.sleep(5 * DELAY)
+    assert set(statuses) == {b"HTTP/1.1 200"}
+
+
+def test_a_request_leaves_next_to_no_garbage(app: Flask) -> None:
+    async def main() -> int:
+        await answered(app, 20)
+        gc.collect()
+        gc.disable()
+        try:
+            await answered(app, REQUESTS)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(main()) / REQUESTS < OBJECTS + 2
