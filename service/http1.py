@@ -72,6 +72,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timed = _IDLE  # the stage that ``_timer`` limits
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._mixed = False  # whether these bytes are of more than one request, or of a body too
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -89,9 +90,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """Some bytes; most requests come whole, and no clock is set for them."""
         if self._refused:
             return
+        self._mixed = self._stage == _BODY
         super().data_received(data)
         if self._stage == _HEAD:
-            self._head_bytes += len(data)
+            if not self._mixed:  # else it is not known how much of it is this head's
+                self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -116,7 +119,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is complete."""
-        self._stage = _IDLE
+        self._stage, self._mixed = _IDLE, True
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: object) -> None:
@@ -126,6 +129,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if refusal is None:
             # A moment later most bodies are complete.
             self.loop.call_soon(self._turns.begin, partial(self._answer, cycle))
+        elif self.pipeline:  # whose next one would be refused from within this one's end
+            self.loop.call_soon(self._send, cycle, refusal)
         else:
             self._send(cycle, refusal)
 
@@ -146,7 +151,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def _read(self, cycle: RequestResponseCycle) -> tuple[bytes, bool]:
         """More of a request's body, and whether that is not all. Raises ``HungUpError``."""
         if not cycle.more_body and not cycle.disconnected:
-            return bytes(cycle.body), False
+            body, cycle.body = bytes(cycle.body), bytearray()
+            return body, False
         message: Any = wait(self.loop.create_task(cycle.receive()))
         if message["type"] == "http.disconnect":
             raise HungUpError

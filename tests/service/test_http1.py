@@ -197,11 +197,11 @@ def test_overload_is_refused_at_once_and_the_connection_goes_on(tmp_path: Path) 
 
 @contextlib.asynccontextmanager
 async def asking(
-    application: Any, sent: bytes
+    application: Any, sent: bytes, *, full: bool = False
 ) -> AsyncIterator[tuple[asyncio.StreamReader, Turns]]:
     """A connection on which ``sent`` has been sent."""
     loop, turns = asyncio.get_running_loop(), Turns()
-    engine: Any = SimpleNamespace(full=False)
+    engine: Any = SimpleNamespace(full=full)
     gate = Gate(application, engine, Drain(), origins=(), on_refusal=lambda _: None)
     served = OnLoop(gate, gate, 1 << 20)
     config = Config(served, loop="none", ws="none", lifespan="off", log_config=None)
@@ -227,9 +227,9 @@ async def asking(
     server.close()
 
 
-async def asked(application: Any, sent: bytes) -> tuple[bytes, Turns]:
+async def asked(application: Any, sent: bytes, **options: bool) -> tuple[bytes, Turns]:
     """What a connection answers to ``sent`` until it is closed."""
-    async with asking(application, sent) as (reader, turns), asyncio.timeout(DEADLINE):
+    async with asking(application, sent, **options) as (reader, turns), asyncio.timeout(DEADLINE):
         return await reader.read(), turns
 
 
@@ -302,3 +302,9 @@ def test_a_client_that_asks_without_reading_is_not_answered_into_memory() -> Non
             assert answers >= 100
 
     asyncio.run(main())
+
+
+def test_thousands_of_pipelined_requests_are_refused_one_by_one() -> None:
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+    answer, _ = asyncio.run(asked(None, 4000 * post + LAST, full=True))
+    assert answer.count(b"HTTP/1.1 503 ") == 4000
