@@ -163,9 +163,10 @@ def train(
     from training.spread import run_in_processes, run_on_ray
     from training.trial import Trial, TrialError, override
 
-    chosen = override(recipe, steps=steps, epochs=epochs, batch=batch, learning_rate=learning_rate)
+    changes = {"steps": steps, "epochs": epochs, "batch": batch, "learning_rate": learning_rate}
+    chosen = {name: override(recipe, name, **changes) for name in variants}
     trials = [
-        Trial(chosen, VARIANTS[name], seed, runs, hold_out, keep_best, patience)
+        Trial(chosen[name], VARIANTS[name], seed, runs, hold_out, keep_best, patience)
         for seed in seeds
         for name in variants
     ]
@@ -180,7 +181,7 @@ def train(
         return run_on_ray(trials, data, cluster, gpus, click.echo)
     if jobs > 1:
         return run_in_processes(trials, data, jobs, click.echo)
-    dataset = load(chosen.dataset, data)
+    dataset = load(RECIPES[recipe].dataset, data)
     for trial in trials:
         record = fit(trial, dataset, say=click.echo)
         if record["status"] != "frozen":

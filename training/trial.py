@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from training.dataset import Dataset
-from training.recipes import RECIPES, Augmentation, Recipe
+from training.recipes import LEARNING_RATES, RECIPES, Augmentation, Recipe
 from training.variants import VARIANTS, Variant
 
 
@@ -125,11 +125,14 @@ def recipe_of(record: dict[str, Any]) -> Recipe:
     return Recipe(**{**fields, "augmentation": Augmentation(**fields["augmentation"])})
 
 
-def override(name: str, **changes: Any) -> Recipe:
-    """The named recipe with every change that is not None. ``steps`` and ``epochs`` exclude one
-    another; an epoch is the recipe's ``steps_per_epoch`` steps.
+def override(name: str, variant: str | None = None, **changes: Any) -> Recipe:
+    """The named recipe, as ``variant`` stands it, with every change that is not None.
+
+    ``steps`` and ``epochs`` exclude one another; an epoch is ``steps_per_epoch`` of the recipe.
     """
     recipe = RECIPES[name]
+    if variant is not None and (name, variant) in LEARNING_RATES:
+        recipe = replace(recipe, learning_rate=LEARNING_RATES[name, variant])
     epochs = changes.pop("epochs", None)
     if epochs is not None:
         if changes.get("steps") is not None:

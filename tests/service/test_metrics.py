@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,6 +103,17 @@ def send_mixed(post: Any, get: Any) -> Counter[tuple[str, ...]]:
             assert response.status_code == int(key[2]), url
         expected[key] += times
     return expected
+
+
+def settled(scrape: Callable[[], Samples]) -> Samples:
+    """The metrics once every worker has counted what it has answered."""
+    found, until = scrape(), time.monotonic() + DEADLINE
+    while time.monotonic() < until:
+        time.sleep(5 * DELAY)
+        before, found = found, scrape()
+        if requests_by(found) == requests_by(before):
+            return found
+    raise AssertionError("the counters do not come to rest")
 
 
 def assert_adds_up(found: Samples, expected: Counter[tuple[str, ...]], rounds: int = 1) -> None:
@@ -286,6 +297,9 @@ def test_two_workers_count_as_one_even_if_one_is_killed(two_workers: Running) ->
     def get(url: str) -> requests.Response:
         return requests.get(server.url + url, timeout=DEADLINE)
 
+    def scraped() -> Samples:
+        return samples(get("/metrics").text)
+
     files = set().union(*workers(server).values())
     (folder,) = {path.parent for path in files}
     slots = {path.stem.rpartition("_")[2] for path in files}
@@ -297,9 +311,9 @@ def test_two_workers_count_as_one_even_if_one_is_killed(two_workers: Running) ->
     expected: Counter[tuple[str, ...]] = Counter()
     for _ in range(3):
         expected += send_mixed(post, get)
-    time.sleep(5 * DELAY)  # until the other worker, too, has counted
+    settled(scraped)
     for _ in range(8):  # whichever worker answers
-        found = samples(get("/metrics").text)
+        found = scraped()
         assert_adds_up(found, expected, rounds=3)
         assert total(found, "batchnorm_model_info") == 3
     asked = {
@@ -312,9 +326,9 @@ def test_two_workers_count_as_one_even_if_one_is_killed(two_workers: Running) ->
     files = set().union(*wait_for_workers(server, gone=killed).values())
     assert {path.stem.rpartition("_")[2] for path in files} == slots
     expected += send_mixed(post, get)
-    time.sleep(5 * DELAY)
+    settled(scraped)
     for _ in range(4):
-        assert_adds_up(samples(get("/metrics").text), expected, rounds=4)
+        assert_adds_up(scraped(), expected, rounds=4)
 
     server.process.terminate()
     server.process.communicate(timeout=DEADLINE)

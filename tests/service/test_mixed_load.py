@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import itertools
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import requests
 
-from service.journal import DELAY
 from tests.service.mixed import (
     MODELS,
     TOLERANCE,
@@ -26,7 +24,7 @@ from tests.service.mixed import (
     oracle_rows,
     write_models,
 )
-from tests.service.test_metrics import Samples, requests_by, samples, total
+from tests.service.test_metrics import Samples, requests_by, samples, settled, total
 from tests.service.test_server import DEADLINE, Running, started, wait_until_alive
 
 REQUESTS = 10_000
@@ -151,8 +149,7 @@ def test_10000_concurrent_mixed_requests_are_answered_as_if_each_were_alone(
 
 
 def scrape(server: Running) -> Samples:
-    time.sleep(5 * DELAY)  # until every worker has counted
-    return samples(requests.get(f"{server.url}/metrics", timeout=DEADLINE).text)
+    return settled(lambda: samples(requests.get(f"{server.url}/metrics", timeout=DEADLINE).text))
 
 
 def assert_all_are_counted(before: Samples, after: Samples, seen: Seen) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from training.recipes import RECIPES, Augmentation
+from training.cli import main
+from training.recipes import LEARNING_RATES, RECIPES, Augmentation
 from training.trial import (
     Trial,
     TrialError,
@@ -82,6 +84,25 @@ def test_the_recipe_is_read_back_as_it_was_run(small_dataset: Any, tmp_path: Pat
     record = read_record(tmp_path)
     assert record is not None
     assert recipe_of(record) == recipe
+
+
+def test_a_variant_that_does_not_stand_the_recipes_rate_has_its_own() -> None:
+    for (name, variant), rate in LEARNING_RATES.items():
+        assert override(name, variant) == replace(RECIPES[name], learning_rate=rate)
+        assert override(name, variant, learning_rate=0.25).learning_rate == 0.25
+    assert override("modern", "relu_with_bn") == RECIPES["modern"]
+
+
+def test_the_command_line_gives_every_variant_its_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials: list[Trial] = []
+    monkeypatch.setattr("training.spread.run_in_processes", lambda asked, *_: trials.extend(asked))
+    words = ["train", "--recipe", "modern", "--jobs", "2", "--runs", str(tmp_path)]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    rates = {trial.variant.name: trial.recipe.learning_rate for trial in trials}
+    assert rates["relu_without_bn"] == LEARNING_RATES["modern", "relu_without_bn"]
+    assert rates["relu_with_bn"] == rates["sigmoid_with_bn"] == RECIPES["modern"].learning_rate
 
 
 def test_overrides_change_what_they_name_and_nothing_else() -> None:
