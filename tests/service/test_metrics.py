@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -33,6 +35,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.state import state_of
 from tests.service.hostile import PHOTO
+from tests.service.processes import peers
 from tests.service.test_api import multipart
 from tests.service.test_server import DEADLINE, Running, started, wait_until_alive
 from tests.service.tiny import encode
@@ -286,16 +289,29 @@ def two_workers(models_dir: Path) -> Iterator[Running]:
         yield server
 
 
+@contextlib.contextmanager
+def clients_of_all(server: Running) -> Iterator[Iterator[requests.Session]]:
+    """Clients that take turns, whose connections are with one worker and with the other."""
+    with contextlib.ExitStack() as stack:
+        clients: list[requests.Session] = []
+        until = time.monotonic() + DEADLINE
+        while not clients or not all(peers(pid) for pid in workers(server)):
+            assert time.monotonic() < until, "one worker has taken every connection"
+            clients.append(stack.enter_context(requests.Session()))
+            clients[-1].get(f"{server.url}/health/live", timeout=DEADLINE)
+        yield itertools.cycle(clients)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_two_workers_count_as_one_even_if_one_is_killed(two_workers: Running) -> None:
     server = two_workers
 
     def post(url: str, data: bytes, content_type: str | None = None) -> requests.Response:
         headers = {"Content-Type": content_type} if content_type else {}
-        return requests.post(server.url + url, data=data, headers=headers, timeout=DEADLINE)
+        return next(clients).post(server.url + url, data=data, headers=headers, timeout=DEADLINE)
 
     def get(url: str) -> requests.Response:
-        return requests.get(server.url + url, timeout=DEADLINE)
+        return next(clients).get(server.url + url, timeout=DEADLINE)
 
     def scraped() -> Samples:
         return samples(get("/metrics").text)
@@ -309,13 +325,14 @@ def test_two_workers_count_as_one_even_if_one_is_killed(two_workers: Running) ->
     assert folder.stat().st_mode & 0o777 == 0o700
 
     expected: Counter[tuple[str, ...]] = Counter()
-    for _ in range(3):
-        expected += send_mixed(post, get)
-    settled(scraped)
-    for _ in range(8):  # whichever worker answers
-        found = scraped()
-        assert_adds_up(found, expected, rounds=3)
-        assert total(found, "batchnorm_model_info") == 3
+    with clients_of_all(server) as clients:
+        for _ in range(3):
+            expected += send_mixed(post, get)
+        settled(scraped)
+        for _ in range(8):  # whichever worker answers
+            found = scraped()
+            assert_adds_up(found, expected, rounds=3)
+            assert total(found, "batchnorm_model_info") == 3
     asked = {
         path.name: total(samples_of(path), "images") for path in files if "counter" in path.name
     }
@@ -325,10 +342,11 @@ def test_two_workers_count_as_one_even_if_one_is_killed(two_workers: Running) ->
     os.kill(killed, signal.SIGKILL)
     files = set().union(*wait_for_workers(server, gone=killed).values())
     assert {path.stem.rpartition("_")[2] for path in files} == slots
-    expected += send_mixed(post, get)
-    settled(scraped)
-    for _ in range(4):
-        assert_adds_up(scraped(), expected, rounds=4)
+    with clients_of_all(server) as clients:
+        expected += send_mixed(post, get)
+        settled(scraped)
+        for _ in range(4):
+            assert_adds_up(scraped(), expected, rounds=4)
 
     server.process.terminate()
     server.process.communicate(timeout=DEADLINE)
