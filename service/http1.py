@@ -1,225 +1,411 @@
-"""HTTP/1.1 as uvicorn reads it, within limits: of a request's head, and of the time it takes.
+"""HTTP/1.1 for short requests and answers, within limits of size and time; httptools parses.
 
-In: the bytes of a connection. Its requests are answered one after the other, each in its turn
-(``service.waiting``), and an answer leaves in one write. A request's head may take
-``head_seconds`` from its first byte, or from the connection's beginning, and ``MAX_HEAD_BYTES``;
-its body ``body_seconds``. What takes longer is answered 408 and closed. A slow client costs a
-connection, nothing else: no thread waits for it. Errors of framing are problem documents like all
-others. Whoever answers a request can ask whether its client is still there.
+In: the bytes of a connection. Out: each request as a WSGI environment, answered in its turn
+(``service.waiting``), one after the other, and an answer leaves in one write. A request's head may
+take ``head_seconds`` from its first byte, or from the connection's beginning, and
+``MAX_HEAD_BYTES``; its body ``body_seconds``. What takes longer is answered 408 and closed. A slow
+client costs a connection, nothing else: no thread waits for it, and no more of a body is taken
+from it than is about to be read. Errors of framing are problem documents like all others. Whoever
+answers a request can ask whether its client is still there.
+
+Between two runs of a model each step from code to code is a step into cold memory, so there are
+few: headers go straight where WSGI looks for them, and no timer is set for a request.
+
+Sources: RFC 9112, PEP 3333.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
+from collections import deque
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Any
+from io import BytesIO
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
+import httptools
 
 from service.correlation import new_request_id
 from service.problems import error_body
 from service.waiting import Turns, wait
 from service.wsgi import GONE, Answer, HungUpError, OnLoop
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 MAX_HEAD_BYTES = 64 << 10
+
+UNREAD_BYTES = 64 << 10
+"""Of a body; beyond, no more is taken from the client until somebody reads it."""
 
 LINGER_SECONDS = 2.0
 
-_IDLE, _HEAD, _BODY = range(3)
+SWEEP_SECONDS = 0.25
+"""How often every connection is looked at for what has taken too long."""
+
+_NEW, _IDLE, _HEAD, _BODY = range(4)
 
 _FAILED = Answer(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n", b"", last=False)
+_CLOSE = b"Connection: close\r\n"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 log = logging.getLogger(__name__)
 
 
-class _NoTrailers(list[Any]):
-    """What follows a chunked body is not kept."""
+@dataclass(eq=False)
+class Serving:
+    """What the connections of one worker share.
 
-    def append(self, _: Any) -> None:
-        """Let it go."""
-
-
-class LimitedProtocol(HttpToolsProtocol):
-    """One connection to ``application``; ``ended`` is called when it ends.
-
-    ``refused`` is told the status of every answer that is the protocol's own.
+    ``ended`` is called when one of them ends, ``refused`` with the status of every answer that is
+    the protocol's own. ``date`` is a header line, for whoever owns the clock to renew.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        *,
-        head_seconds: float,
-        body_seconds: float,
-        ended: Callable[[], None],
-        refused: Callable[[HTTPStatus], None],
-        application: OnLoop,
-        turns: Turns,
-    ) -> None:
-        super().__init__(config, server_state, {})
-        self._seconds = {_HEAD: head_seconds, _BODY: body_seconds}
-        self._ended = ended
-        self._count = refused
-        self._application = application
-        self._turns = turns
-        self._stage = _IDLE  # of the request whose bytes come in
-        self._timed = _IDLE  # the stage that ``_timer`` limits
-        self._timer: asyncio.TimerHandle | None = None
+    application: OnLoop
+    turns: Turns
+    head_seconds: float
+    body_seconds: float
+    idle_seconds: float
+    ended: Callable[[], None]
+    refused: Callable[[HTTPStatus], None]
+    date: bytes = b""
+    connections: set[Connection] = field(default_factory=set)
+
+    def sweep(self) -> None:
+        """End what has taken too long, again and again; in the event loop."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self.connections):
+            connection.look(now)
+        loop.call_later(SWEEP_SECONDS, self.sweep)
+
+
+class _Exchange:
+    """A request on its way in, and whether it has been answered.
+
+    ``parts`` is what has come of its body and has not been read, ``unread`` its size.
+    """
+
+    __slots__ = (
+        *("answered", "complete", "environ", "expects", "keep_alive"),
+        *("parts", "unread", "waiter"),
+    )
+
+    def __init__(self, environ: WSGIEnvironment, *, keep_alive: bool) -> None:
+        self.environ = environ
+        self.keep_alive = keep_alive
+        self.expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        self.parts: list[bytes] = []
+        self.unread = 0
+        self.complete = self.answered = False
+        self.waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Let whoever waits for more of the body have a look."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        # What follows a request that closes the connection is let go, not held against it.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._transport: asyncio.Transport
+        self._base: WSGIEnvironment
+        self._environ: WSGIEnvironment = {}
+        self._url = b""
+        self._stage = _NEW  # of the request whose bytes come in
+        self._since = self._loop.time()  # when that stage has begun
         self._head_bytes = 0
         self._mixed = False  # whether these bytes are of more than one request, or of a body too
-        self._refused = False
+        self._newest: _Exchange | None = None
+        self._current: _Exchange | None = None  # is being answered; behind it wait
+        self._pipeline: deque[_Exchange] = deque()
+        self._paused = False
+        self._refused = False  # what comes now is not looked at
+        self._over = False  # nothing is to be answered any more
+        self._drained: asyncio.Future[None] | None = None  # while what is written is not read
+
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request, but not for ever."""
-        super().connection_made(transport)
-        self._limit(_HEAD)
+        self._transport = transport
+        self._serving.connections.add(self)
+        self._base = _of_connection(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone, or the connection was closed."""
-        super().connection_lost(exc)
-        self._ended()
-        self._limit(_IDLE)
+        self._serving.connections.discard(self)
+        self._serving.ended()
+        self.resume_writing()
+        for exchange in (self._current, self._newest):
+            if exchange is not None:
+                exchange.wake()
+
+    def pause_writing(self) -> None:
+        """The client does not read what it is sent."""
+        self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes; most requests come whole, and no clock is set for them."""
+        """Some bytes; most requests come whole."""
         if self._refused:
             return
         self._mixed = self._stage == _BODY
-        super().data_received(data)
-        if self._stage == _HEAD:
-            if not self._mixed:  # else it is not known how much of it is this head's
-                self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # is not made; nor is what follows understood
+            if self._newest is not None:
+                self._newest.keep_alive = False
+        except httptools.HttpParserError:
+            self._refuse(HTTPStatus.BAD_REQUEST, "the request is not valid HTTP/1.1")
+            return
+        if self._stage == _HEAD and not self._mixed:  # else who knows how much of it is this head's
+            self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                     f"the request's head is larger than the {MAX_HEAD_BYTES} bytes allowed",
                 )
-                return
-        if self._stage != self._timed and not self.transport.is_closing():
-            self._limit(self._stage)
+
+    # Called by the parser.
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        super().on_message_begin()
-        self._stage, self._head_bytes = _HEAD, 0
-        scope: Any = self.scope
-        scope[GONE] = self.transport.is_closing
+        self._enter(_HEAD)
+        self._head_bytes = 0
+        self._environ, self._url = self._base.copy(), b""
+
+    def on_url(self, url: bytes) -> None:
+        """Some of the request's target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or behind a body a trailer, which is let go."""
+        if self._stage == _HEAD and (key := _variable(name) if len(name) < 64 else _spelt(name)):
+            text, environ = value.decode("latin-1"), self._environ
+            environ[key] = f"{environ[key]},{text}" if key in environ else text
 
     def on_headers_complete(self) -> None:
         """A request's head is complete; its body follows."""
-        self._stage = _BODY
-        super().on_headers_complete()
-        self.headers = _NoTrailers()
+        parser, environ = self._parser, self._environ
+        url = httptools.parse_url(self._url)
+        version = parser.get_http_version()
+        environ["REQUEST_METHOD"] = parser.get_method().decode("ascii")
+        environ["PATH_INFO"] = unquote_to_bytes(url.path).decode("latin-1")
+        environ["QUERY_STRING"] = (url.query or b"").decode("latin-1")
+        environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
+        environ["wsgi.input"] = BytesIO()
+        self._enter(_BODY)
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        exchange = self._newest = _Exchange(environ, keep_alive=keep_alive)
+        if self._current is None:
+            self._begin(exchange)
+        else:
+            self._pipeline.append(exchange)
+            self._pause()
+
+    def on_body(self, body: bytes) -> None:
+        """Some of a request's body."""
+        exchange = self._newest
+        if exchange is None or exchange.answered:
+            return
+        exchange.parts.append(body)
+        exchange.unread += len(body)
+        if exchange.unread > UNREAD_BYTES:
+            self._pause()
+        exchange.wake()
 
     def on_message_complete(self) -> None:
         """A request is complete."""
-        self._stage, self._mixed = _IDLE, True
-        super().on_message_complete()
+        self._enter(_IDLE)
+        self._mixed = True
+        if self._newest is not None:
+            self._newest.complete = True
+            self._newest.wake()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: object) -> None:
+    # Called by the worker.
+
+    def look(self, now: float) -> None:
+        """End what has taken too long by ``now``, of the loop's time."""
+        serving, seconds = self._serving, now - self._since
+        if self._refused or self._paused:
+            return  # nobody waits for the client
+        if self._stage == _IDLE:
+            if self._current is None and seconds > serving.idle_seconds:
+                self._transport.close()
+        elif self._stage == _BODY:
+            self._limit("body", seconds, serving.body_seconds)
+        elif self._stage == _HEAD:
+            self._limit("head", seconds, serving.head_seconds)
+        elif seconds > serving.head_seconds:  # nothing has ever come
+            self._transport.close()
+
+    def shutdown(self) -> None:
+        """Answer what has come, and end."""
+        if self._current is None:
+            self._transport.close()
+        elif self._newest is not None:
+            self._newest.keep_alive = False
+
+    def _begin(self, exchange: _Exchange) -> None:
         """Begin to answer; a service that refuses has no time for a turn each."""
-        scope: Any = cycle.scope
-        refusal = self._application.refusal(scope) if cycle.keep_alive else None
+        self._current = exchange
+        refusal = self._serving.application.refusal(exchange.environ)
         if refusal is None:
             # A moment later most bodies are complete.
-            self.loop.call_soon(self._turns.begin, partial(self._answer, cycle))
-        elif self.pipeline:  # whose next one would be refused from within this one's end
-            self.loop.call_soon(self._send, cycle, refusal)
+            self._loop.call_soon(self._serving.turns.begin, partial(self._answer, exchange))
+        elif self._pipeline:  # whose next one would be refused from within this one's end
+            self._loop.call_soon(self._send, exchange, refusal)
         else:
-            self._send(cycle, refusal)
+            self._send(exchange, refusal)
 
-    def _answer(self, cycle: RequestResponseCycle) -> None:
+    def _answer(self, exchange: _Exchange) -> None:
         """Answer one request, in its turn."""
-        scope: Any = cycle.scope
         try:
-            answer = self._application(scope, partial(self._read, cycle))
+            answer = self._serving.application(exchange.environ, partial(self._read, exchange))
         except HungUpError:
+            if not self._over:
+                self._transport.close()
             return
         except Exception:
             log.exception("the application has failed")
-            cycle.keep_alive, answer = False, _FAILED
-        if self.flow.write_paused:  # by a client that asks without reading
-            wait(self.loop.create_task(self.flow.drain()))
-        self._send(cycle, answer)
+            exchange.keep_alive, answer = False, _FAILED
+        if self._drained is not None:  # by a client that asks without reading
+            wait(self._drained)
+        self._send(exchange, answer)
 
-    def _read(self, cycle: RequestResponseCycle) -> tuple[bytes, bool]:
+    def _read(self, exchange: _Exchange) -> tuple[bytes, bool]:
         """More of a request's body, and whether that is not all. Raises ``HungUpError``."""
-        if not cycle.more_body and not cycle.disconnected:
-            body, cycle.body = bytes(cycle.body), bytearray()
-            return body, False
-        message: Any = wait(self.loop.create_task(cycle.receive()))
-        if message["type"] == "http.disconnect":
-            raise HungUpError
-        return message["body"], message["more_body"]
+        while not exchange.parts and not exchange.complete:
+            if self._transport.is_closing() or self._refused:
+                raise HungUpError
+            if exchange.expects:
+                self._transport.write(_CONTINUE)
+                exchange.expects = False
+            self._resume()
+            exchange.waiter = self._loop.create_future()
+            wait(exchange.waiter)
+        parts, exchange.parts, exchange.unread = exchange.parts, [], 0
+        return parts[0] if len(parts) == 1 else b"".join(parts), not exchange.complete
 
-    def _send(self, cycle: RequestResponseCycle, answer: Answer) -> None:
+    def _send(self, exchange: _Exchange, answer: Answer) -> None:
         """Write a whole answer, and go on to the connection's next request."""
-        if self.transport.is_closing():
+        if self._transport.is_closing() or self._over:
             return
         head, body, last = answer
-        lines = self.server_state.default_headers
-        own = b"".join([b"%b: %b\r\n" % line for line in lines])
-        if last:
-            cycle.keep_alive = False
-        elif not cycle.keep_alive:
-            own += b"Connection: close\r\n"
-        self.transport.write(b"%b%b\r\n%b" % (head, own, body))
-        cycle.response_started = cycle.response_complete = True
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
+        close = b"" if exchange.keep_alive or last else _CLOSE
+        self._transport.write(b"%b%b%b\r\n%b" % (head, self._serving.date, close, body))
+        exchange.answered = True
+        exchange.parts.clear()
+        self._current = None
+        if last or not exchange.keep_alive:
+            self._transport.close()
+        elif self._pipeline:
+            self._begin(self._pipeline.popleft())
+        else:
+            self._resume()
+            if self._stage == _IDLE:
+                self._since = self._loop.time()
 
-    def send_400_response(self, msg: str) -> None:
-        """The bytes are no HTTP."""
-        self._refuse(HTTPStatus.BAD_REQUEST, "the request is not valid HTTP/1.1")
+    def _enter(self, stage: int) -> None:
+        self._stage, self._since = stage, self._loop.time()
 
-    def _limit(self, stage: int) -> None:
-        """Set the clock of a stage in place of the one before."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timed = stage
-        if stage != _IDLE:
-            self._timer = self.loop.call_later(self._seconds[stage], self._too_slow)
+    def _pause(self) -> None:
+        """Take no more from the client."""
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
 
-    def _too_slow(self) -> None:
-        if self._stage == _IDLE:  # a connection on which nothing has ever come
-            self.transport.close()
-            return
-        what, seconds = "body" if self._stage == _BODY else "head", self._seconds[self._stage]
-        self._refuse(
-            HTTPStatus.REQUEST_TIMEOUT,
-            f"the request's {what} did not come within the {seconds:g} seconds allowed",
-        )
+    def _resume(self) -> None:
+        """Take more from the client, whose time begins anew."""
+        if self._paused and not self._transport.is_closing():
+            self._paused, self._since = False, self._loop.time()
+            self._transport.resume_reading()
+
+    def _limit(self, what: str, seconds: float, allowed: float) -> None:
+        if seconds > allowed:
+            self._refuse(
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"the request's {what} did not come within the {allowed:g} seconds allowed",
+            )
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer what is not going to be a request, if it is this one's turn; then close."""
-        self._limit(_IDLE)
-        cycle, mine = self.cycle, self._stage == _BODY
-        busy = bool(self.pipeline) or (cycle is not None and not cycle.response_complete)
-        if not self.transport.is_closing() and (
-            not cycle.response_started and not self.pipeline if mine else not busy
-        ):
-            path = self.url.split(b"?", 1)[0].decode("latin-1") if self.scope else ""
+        """Answer what is not going to be a request, when it is its turn, and end the connection."""
+        self._refused = True
+        newest, receiving = self._newest, self._stage == _BODY
+        if self._transport.is_closing():
+            return
+        if newest is not None and receiving and newest.answered:
+            self._linger()  # all is said
+        elif self._current is None or (receiving and newest is self._current):
+            path = self._url.split(b"?", 1)[0].decode("latin-1")
             body, content_type = error_body(path, status, detail, new_request_id())
             head = (
                 f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: {content_type}\r\n"
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             )
-            self.transport.write((head + body).encode())
-            self._count(status)
-        self._linger()
+            self._transport.write((head + body).encode())
+            self._serving.refused(status)
+            self._linger()
+        elif newest is not None:  # those before it are still to be answered
+            newest.keep_alive = False
+        if newest is not None:
+            newest.wake()
 
     def _linger(self) -> None:
         """Close once the client has had time to read: what it still sends would reset it all."""
-        self._refused = True
-        if not self.transport.is_closing():
-            self.transport.write_eof()
-            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._over = True
+        self._transport.write_eof()
+        self._loop.call_later(LINGER_SECONDS, self._transport.close)
+
+
+def _of_connection(transport: asyncio.Transport) -> WSGIEnvironment:
+    """What the environments of a connection's requests have in common."""
+    server, client = (transport.get_extra_info(name) for name in ("sockname", "peername"))
+    environ: WSGIEnvironment = {
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": server[0] if server else "",
+        "SERVER_PORT": str(server[1] if server else 80),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        GONE: transport.is_closing,
+    }
+    if client:
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[0], str(client[1])
+    return environ
+
+
+def _spelt(name: bytes) -> str | None:
+    """The environment's key for a header; None for one that is let go.
+
+    X_Y and X-Y would become the same variable, and a proxy strips only one of them.
+    """
+    if b"_" in name:
+        return None
+    key = name.decode("latin-1").upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+_variable = lru_cache(maxsize=256)(_spelt)

@@ -83,7 +83,6 @@ def configuration(level: str) -> dict[str, Any]:
         "root": {"level": level.upper(), "handlers": ["stdout"]},
         "loggers": {
             "gunicorn.error": {"handlers": [], "propagate": True},
-            "uvicorn.error": {"level": "ERROR"},  # below, what strangers send, and advice
             "PIL": {"level": "WARNING"},
         },
     }

@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 import uvloop
 from gunicorn.workers.base import Worker
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from service.acceptor import Acceptor, Board
 from service.gate import Gate
-from service.http1 import LimitedProtocol
+from service.http1 import Connection, Serving
 from service.metrics import metrics_of
 from service.repository import IMAGE_SHAPE
 from service.state import State, state_of
@@ -83,53 +81,41 @@ class LoopWorker(Worker):
         while not isinstance(gate, Gate):  # an instrumentation may have wrapped it
             gate = gate.application
         application = OnLoop(self.wsgi, gate, state.settings.max_body_bytes)
-        config = Config(
-            application,  # which uvicorn itself does not call
-            loop="none",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        serving = Serving(
+            application,
+            Turns(),
+            head_seconds=state.settings.head_seconds,
+            body_seconds=state.settings.body_seconds,
+            idle_seconds=KEEP_ALIVE_SECONDS,
+            ended=lambda: acceptors[0].ended(),
+            refused=metrics_of(self.wsgi).refused,
         )
-        config.load()
-        server, turns = ServerState(), Turns()
+        serving.sweep()
 
-        def protocol() -> LimitedProtocol:
-            return LimitedProtocol(
-                config,
-                server,
-                head_seconds=state.settings.head_seconds,
-                body_seconds=state.settings.body_seconds,
-                ended=acceptors[0].ended,
-                refused=metrics_of(self.wsgi).refused,
-                application=application,
-                turns=turns,
-            )
+        def protocol() -> Connection:
+            return Connection(serving)
 
         acceptors: list[Acceptor] = []
         for each in self.sockets:
             acceptors.append(Acceptor(each.sock, protocol, self.board, self.place))
-        while not await self._beat(server, HEARTBEAT_SECONDS) and self.ppid == os.getppid():
+        while not await self._beat(serving, HEARTBEAT_SECONDS) and self.ppid == os.getppid():
             pass
         state.drain.begin()
-        await self._beating(server, state.settings.drain_seconds)
+        await self._beating(serving, state.settings.drain_seconds)
         for acceptor in acceptors:
             acceptor.close()
         for _ in range(LAST_TURNS):
-            await self._beating(server, 0.01)
-        for connection in list(server.connections):
+            await self._beating(serving, 0.01)
+        for connection in list(serving.connections):
             connection.shutdown()
         limit = self.loop.time() + state.settings.deadline_seconds + 1
-        while (turns.busy or server.connections) and self.loop.time() < limit:
-            await self._beating(server, 0.02)
+        while (serving.turns.busy or serving.connections) and self.loop.time() < limit:
+            await self._beating(serving, 0.02)
 
-    async def _beat(self, server: ServerState, seconds: float) -> bool:
+    async def _beat(self, serving: Serving, seconds: float) -> bool:
         """Tell gunicorn that the loop turns, and wait; True once the worker is to stop."""
         self.notify()
-        server.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        serving.date = _date()
         try:
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
@@ -137,13 +123,18 @@ class LoopWorker(Worker):
             return False
         return True
 
-    async def _beating(self, server: ServerState, seconds: float) -> None:
+    async def _beating(self, serving: Serving, seconds: float) -> None:
         """Wait, and tell gunicorn meanwhile."""
         end = self.loop.time() + seconds
         while (left := end - self.loop.time()) > 0:
             self.notify()
-            server.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+            serving.date = _date()
             await asyncio.sleep(min(left, HEARTBEAT_SECONDS))
+
+
+def _date() -> bytes:
+    """A header line that says what time it is."""
+    return f"Date: {formatdate(usegmt=True)}\r\n".encode()
 
 
 def _warm_up(state: State) -> None:

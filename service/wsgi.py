@@ -1,35 +1,30 @@
-"""A request that the server has parsed, as WSGI has it; an answer that WSGI gives, as bytes.
+"""A WSGI application as an event loop's server calls it: a request's head in, a whole answer out.
 
     application = OnLoop(app, gate, max_body_bytes)
-    answer = application(scope, read)    # in its turn: it may wait (service.waiting)
+    answer = application(environ, read)  # in its turn: it may wait (service.waiting)
 
-The server (``service.http1``) says what it has parsed as an ASGI scope. ``read`` gives more of the
-body each time it is called. A body is read up to one byte more than is allowed; one that is
-announced as too large is not read at all, nor is that of a request that the gate refuses.
-
-Sources: PEP 3333, and the ASGI specification (HTTP, version 2.3) for the scope.
+``read`` gives more of the body each time it is called. A body is read up to one byte more than is
+allowed; one that is announced as too large is not read at all, nor is that of a request that the
+gate refuses. Source: PEP 3333.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from service.gate import STATUS_LINE, Gate
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
-Scope = dict[str, Any]
 Read = Callable[[], tuple[bytes, bool]]
 """Some of the body, and whether there is more. Raises ``HungUpError``."""
 
 GONE = "batchnorm.gone"
-"""The scope's and the environment's key for a function: whether the client has hung up."""
+"""The environment's key for a function: whether the client has hung up."""
 
 
 class Answer(NamedTuple):
@@ -55,9 +50,8 @@ class OnLoop:
         self._gate = gate
         self._max_body_bytes = max_body_bytes
 
-    def __call__(self, scope: Scope, read: Read) -> Answer:
-        """Answer one request. Raises ``HungUpError``."""
-        environ = environment(scope)
+    def __call__(self, environ: WSGIEnvironment, read: Read) -> Answer:
+        """Answer one request, whose environment is empty then. Raises ``HungUpError``."""
         if self._reads(environ):
             environ["wsgi.input"] = BytesIO(self._body(read))
         try:
@@ -65,14 +59,14 @@ class OnLoop:
         finally:
             environ.clear()  # what has been made of it holds it: together they would be garbage
 
-    def refusal(self, scope: Scope) -> Answer | None:
+    def refusal(self, environ: WSGIEnvironment) -> Answer | None:
         """The whole answer to a request that the gate does not let in now, else None.
 
         It is made before the request costs more than its head.
         """
-        if scope["method"] != "POST" or not self._gate.full:
+        if environ["REQUEST_METHOD"] != "POST" or not self._gate.full:
             return None
-        headers, body = self._gate.refusal(environment(scope))
+        headers, body = self._gate.refusal(environ)
         return _written(STATUS_LINE, headers, body)
 
     def _reads(self, environ: WSGIEnvironment) -> bool:
@@ -93,41 +87,6 @@ class OnLoop:
             parts.append(body)
             size += len(body)
         return b"".join(parts)[: self._max_body_bytes + 1]
-
-
-def environment(scope: Scope) -> WSGIEnvironment:
-    """The WSGI environment of a request without its body."""
-    server, client = scope["server"] or ("", None), scope["client"]
-    environ: WSGIEnvironment = {
-        "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(scope["raw_path"]).decode("latin-1"),
-        "QUERY_STRING": scope["query_string"].decode("latin-1"),
-        "SERVER_NAME": server[0],
-        "SERVER_PORT": str(server[1] or 80),
-        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope["scheme"],
-        "wsgi.input": BytesIO(),
-        "wsgi.input_terminated": True,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        GONE: scope[GONE],
-    }
-    if client:
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[0], str(client[1])
-    for raw_name, raw_value in scope["headers"]:
-        # X_Y and X-Y would become the same variable, and a proxy strips only one of them.
-        if b"_" in raw_name:
-            continue
-        name = raw_name.decode("latin-1").upper().replace("-", "_")
-        value = raw_value.decode("latin-1")
-        if name not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            name = f"HTTP_{name}"
-        environ[name] = f"{environ[name]},{value}" if name in environ else value
-    return environ
 
 
 def call(application: WSGIApplication, environ: WSGIEnvironment) -> Answer:

@@ -22,16 +22,17 @@ OBJECTS = 8
 """Werkzeug's matcher leaves a function that calls itself, and what it holds."""
 
 
-def scope() -> dict[str, Any]:
+def environ() -> dict[str, Any]:
     return {
-        "method": "POST",
-        "raw_path": b"/predict",
-        "query_string": b"top_k=2",
-        "http_version": "1.1",
-        "scheme": "http",
-        "server": ("127.0.0.1", 80),
-        "client": ("127.0.0.1", 1),
-        "headers": [(b"host", b"localhost"), (b"content-length", str(len(BODY)).encode())],
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/predict",
+        "QUERY_STRING": "top_k=2",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "HTTP_HOST": "localhost",
+        "CONTENT_LENGTH": str(len(BODY)),
+        "wsgi.url_scheme": "http",
+        "wsgi.input_terminated": True,
         GONE: lambda: False,
     }
 
@@ -41,7 +42,7 @@ async def answered(app: Flask, requests: int) -> None:
     application, turns, statuses = OnLoop(app, gate, 1 << 20), Turns(), list[bytes]()
 
     def answer() -> None:
-        statuses.append(application(scope(), lambda: (BODY, False)).head[:12])
+        statuses.append(application(environ(), lambda: (BODY, False)).head[:12])
 
     async with asyncio.timeout(DEADLINE):
         for number in range(requests):

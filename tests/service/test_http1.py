@@ -14,12 +14,10 @@ from typing import Any
 
 import pytest
 import requests
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from service.drain import Drain
 from service.gate import Gate
-from service.http1 import MAX_HEAD_BYTES, LimitedProtocol
+from service.http1 import MAX_HEAD_BYTES, Connection, Serving
 from service.waiting import Turns
 from service.wsgi import OnLoop
 from tests.service.hostile import PHOTO
@@ -203,23 +201,14 @@ async def asking(
     loop, turns = asyncio.get_running_loop(), Turns()
     engine: Any = SimpleNamespace(full=full)
     gate = Gate(application, engine, Drain(), origins=(), on_refusal=lambda _: None)
-    served = OnLoop(gate, gate, 1 << 20)
-    config = Config(served, loop="none", ws="none", lifespan="off", log_config=None)
-    config.load()
-
-    def protocol() -> LimitedProtocol:
-        return LimitedProtocol(
-            config,
-            ServerState(),
-            head_seconds=DEADLINE,
-            body_seconds=DEADLINE,
-            ended=lambda: None,
-            refused=lambda _: None,
-            application=served,
-            turns=turns,
-        )
-
-    server = await loop.create_server(protocol, "127.0.0.1", 0)
+    serving = Serving(
+        OnLoop(gate, gate, 1 << 20),
+        turns,
+        *(DEADLINE, DEADLINE, DEADLINE),
+        ended=lambda: None,
+        refused=lambda _: None,
+    )
+    server = await loop.create_server(lambda: Connection(serving), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     writer.write(sent)
     yield reader, turns
