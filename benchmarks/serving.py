@@ -294,7 +294,7 @@ def hardware() -> str:
     names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
     versions = ", ".join(
         f"{name} {version(name)}"
-        for name in ("flask", "gunicorn", "uvicorn", "uvloop", "pillow", "numpy")
+        for name in ("flask", "gunicorn", "httptools", "uvloop", "pillow", "numpy")
     )
     import onnxruntime
 
