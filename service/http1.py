@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -31,9 +30,11 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from service.correlation import new_request_id
+from service.environ import of_connection, variable
+from service.exchange import Exchange
 from service.problems import error_body
 from service.waiting import Turns, wait
-from service.wsgi import GONE, Answer, HungUpError, OnLoop
+from service.wsgi import Answer, HungUpError, OnLoop
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -84,33 +85,6 @@ class Serving:
         loop.call_later(SWEEP_SECONDS, self.sweep)
 
 
-class _Exchange:
-    """A request on its way in, and whether it has been answered.
-
-    ``parts`` is what has come of its body and has not been read, ``unread`` its size.
-    """
-
-    __slots__ = (
-        *("answered", "complete", "environ", "expects", "keep_alive"),
-        *("parts", "unread", "waiter"),
-    )
-
-    def __init__(self, environ: WSGIEnvironment, *, keep_alive: bool) -> None:
-        self.environ = environ
-        self.keep_alive = keep_alive
-        self.expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
-        self.parts: list[bytes] = []
-        self.unread = 0
-        self.complete = self.answered = False
-        self.waiter: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        """Let whoever waits for more of the body have a look."""
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-
 class Connection(asyncio.Protocol):
     """One connection."""
 
@@ -128,9 +102,9 @@ class Connection(asyncio.Protocol):
         self._since = self._loop.time()  # when that stage has begun
         self._head_bytes = 0
         self._mixed = False  # whether these bytes are of more than one request, or of a body too
-        self._newest: _Exchange | None = None
-        self._current: _Exchange | None = None  # is being answered; behind it wait
-        self._pipeline: deque[_Exchange] = deque()
+        self._newest: Exchange | None = None
+        self._current: Exchange | None = None  # is being answered; behind it wait
+        self._pipeline: deque[Exchange] = deque()
         self._paused = False
         self._refused = False  # what comes now is not looked at
         self._over = False  # nothing is to be answered any more
@@ -142,7 +116,7 @@ class Connection(asyncio.Protocol):
         """Wait for a first request, but not for ever."""
         self._transport = transport
         self._serving.connections.add(self)
-        self._base = _of_connection(transport)
+        self._base = of_connection(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone, or the connection was closed."""
@@ -152,6 +126,9 @@ class Connection(asyncio.Protocol):
         for exchange in (self._current, self._newest):
             if exchange is not None:
                 exchange.wake()
+        # They hold this connection, as it holds them: together they would be garbage.
+        del self._parser
+        self._base, self._environ = {}, {}
 
     def pause_writing(self) -> None:
         """The client does not read what it is sent."""
@@ -198,7 +175,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or behind a body a trailer, which is let go."""
-        if self._stage == _HEAD and (key := _variable(name) if len(name) < 64 else _spelt(name)):
+        if self._stage == _HEAD and (key := variable(name)):
             text, environ = value.decode("latin-1"), self._environ
             environ[key] = f"{environ[key]},{text}" if key in environ else text
 
@@ -214,7 +191,7 @@ class Connection(asyncio.Protocol):
         environ["wsgi.input"] = BytesIO()
         self._enter(_BODY)
         keep_alive = version != "1.0" and parser.should_keep_alive()
-        exchange = self._newest = _Exchange(environ, keep_alive=keep_alive)
+        exchange = self._newest = Exchange(environ, keep_alive=keep_alive)
         if self._current is None:
             self._begin(exchange)
         else:
@@ -264,7 +241,7 @@ class Connection(asyncio.Protocol):
         elif self._newest is not None:
             self._newest.keep_alive = False
 
-    def _begin(self, exchange: _Exchange) -> None:
+    def _begin(self, exchange: Exchange) -> None:
         """Begin to answer; a service that refuses has no time for a turn each."""
         self._current = exchange
         refusal = self._serving.application.refusal(exchange.environ)
@@ -276,7 +253,7 @@ class Connection(asyncio.Protocol):
         else:
             self._send(exchange, refusal)
 
-    def _answer(self, exchange: _Exchange) -> None:
+    def _answer(self, exchange: Exchange) -> None:
         """Answer one request, in its turn."""
         try:
             answer = self._serving.application(exchange.environ, partial(self._read, exchange))
@@ -291,7 +268,7 @@ class Connection(asyncio.Protocol):
             wait(self._drained)
         self._send(exchange, answer)
 
-    def _read(self, exchange: _Exchange) -> tuple[bytes, bool]:
+    def _read(self, exchange: Exchange) -> tuple[bytes, bool]:
         """More of a request's body, and whether that is not all. Raises ``HungUpError``."""
         while not exchange.parts and not exchange.complete:
             if self._transport.is_closing() or self._refused:
@@ -305,7 +282,7 @@ class Connection(asyncio.Protocol):
         parts, exchange.parts, exchange.unread = exchange.parts, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts), not exchange.complete
 
-    def _send(self, exchange: _Exchange, answer: Answer) -> None:
+    def _send(self, exchange: Exchange, answer: Answer) -> None:
         """Write a whole answer, and go on to the connection's next request."""
         if self._transport.is_closing() or self._over:
             return
@@ -374,38 +351,3 @@ class Connection(asyncio.Protocol):
         self._over = True
         self._transport.write_eof()
         self._loop.call_later(LINGER_SECONDS, self._transport.close)
-
-
-def _of_connection(transport: asyncio.Transport) -> WSGIEnvironment:
-    """What the environments of a connection's requests have in common."""
-    server, client = (transport.get_extra_info(name) for name in ("sockname", "peername"))
-    environ: WSGIEnvironment = {
-        "SCRIPT_NAME": "",
-        "SERVER_NAME": server[0] if server else "",
-        "SERVER_PORT": str(server[1] if server else 80),
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.input_terminated": True,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        GONE: transport.is_closing,
-    }
-    if client:
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[0], str(client[1])
-    return environ
-
-
-def _spelt(name: bytes) -> str | None:
-    """The environment's key for a header; None for one that is let go.
-
-    X_Y and X-Y would become the same variable, and a proxy strips only one of them.
-    """
-    if b"_" in name:
-        return None
-    key = name.decode("latin-1").upper().replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
-
-
-_variable = lru_cache(maxsize=256)(_spelt)

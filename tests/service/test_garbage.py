@@ -6,12 +6,14 @@ import asyncio
 import gc
 from typing import Any
 
+import uvloop
 from flask import Flask
 
 from service.journal import DELAY
 from service.waiting import Turns
 from service.wsgi import GONE, OnLoop
 from tests.service.hostile import PHOTO
+from tests.service.test_http1 import LAST, asked
 from tests.service.test_server import DEADLINE
 from tests.service.tiny import encode
 
@@ -65,3 +67,24 @@ def test_a_request_leaves_next_to_no_garbage(app: Flask) -> None:
             gc.enable()
 
     assert asyncio.run(main()) / REQUESTS < OBJECTS + 2
+
+
+def test_a_connection_leaves_none() -> None:
+    def nothing(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("204 No Content", [])
+        return []
+
+    async def main() -> int:
+        await asked(nothing, LAST)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                answer, _ = await asked(nothing, LAST)
+                assert answer.startswith(b"HTTP/1.1 204 ")
+            await asyncio.sleep(0.1)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert uvloop.run(main()) / 50 < 1
