@@ -3,10 +3,11 @@
 In: the bytes of a connection. Out: each request as a WSGI environment, answered in its turn
 (``service.waiting``), one after the other, and an answer leaves in one write. A request's head may
 take ``head_seconds`` from its first byte, or from the connection's beginning, and
-``MAX_HEAD_BYTES``; its body ``body_seconds``. What takes longer is answered 408 and closed. A slow
-client costs a connection, nothing else: no thread waits for it, and no more of a body is taken
-from it than is about to be read. Errors of framing are problem documents like all others. Whoever
-answers a request can ask whether its client is still there.
+``MAX_HEAD_BYTES``; its body ``body_seconds``. What takes longer is answered 408 and closed; so is,
+without a word, a connection on which for ``idle_seconds`` nothing is asked, or nothing taken of an
+answer. A slow client costs a connection, nothing else: no thread waits for it, and no more of a
+body is taken from it than is about to be read. Errors of framing are problem documents like all
+others. Whoever answers a request can ask whether its client is still there.
 
 Between two runs of a model each step from code to code is a step into cold memory, so there are
 few: headers go straight where WSGI looks for them, and no timer is set for a request.
@@ -109,6 +110,7 @@ class Connection(asyncio.Protocol):
         self._refused = False  # what comes now is not looked at
         self._over = False  # nothing is to be answered any more
         self._drained: asyncio.Future[None] | None = None  # while what is written is not read
+        self._stuck = 0.0  # since when
 
     # Called by the event loop.
 
@@ -132,7 +134,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not read what it is sent."""
-        self._drained = self._loop.create_future()
+        self._drained, self._stuck = self._loop.create_future(), self._loop.time()
 
     def resume_writing(self) -> None:
         """It does again."""
@@ -222,8 +224,10 @@ class Connection(asyncio.Protocol):
     def look(self, now: float) -> None:
         """End what has taken too long by ``now``, of the loop's time."""
         serving, seconds = self._serving, now - self._since
+        if self._drained is not None and now - self._stuck > serving.idle_seconds:
+            self._transport.abort()
         if self._refused or self._paused:
-            return  # nobody waits for the client
+            return  # nobody waits for the client to send
         if self._stage == _IDLE:
             if self._current is None and seconds > serving.idle_seconds:
                 self._transport.close()
@@ -293,7 +297,10 @@ class Connection(asyncio.Protocol):
         exchange.parts.clear()
         self._current = None
         if last or not exchange.keep_alive:
-            self._transport.close()
+            if exchange.complete:
+                self._transport.close()
+            else:
+                self._linger()
         elif self._pipeline:
             self._begin(self._pipeline.popleft())
         else:
@@ -348,6 +355,6 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Close once the client has had time to read: what it still sends would reset it all."""
-        self._over = True
+        self._refused = self._over = True
         self._transport.write_eof()
         self._loop.call_later(LINGER_SECONDS, self._transport.close)

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,7 +196,7 @@ def test_overload_is_refused_at_once_and_the_connection_goes_on(tmp_path: Path) 
 
 @contextlib.asynccontextmanager
 async def asking(
-    application: Any, sent: bytes, *, full: bool = False
+    application: Any, sent: bytes, *, full: bool = False, idle: float = DEADLINE
 ) -> AsyncIterator[tuple[asyncio.StreamReader, Turns]]:
     """A connection on which ``sent`` has been sent."""
     loop, turns = asyncio.get_running_loop(), Turns()
@@ -204,10 +205,11 @@ async def asking(
     serving = Serving(
         OnLoop(gate, gate, 1 << 20),
         turns,
-        *(DEADLINE, DEADLINE, DEADLINE),
+        *(DEADLINE, DEADLINE, idle),
         ended=lambda: None,
         refused=lambda _: None,
     )
+    serving.sweep()
     server = await loop.create_server(lambda: Connection(serving), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     writer.write(sent)
@@ -216,7 +218,7 @@ async def asking(
     server.close()
 
 
-async def asked(application: Any, sent: bytes, **options: bool) -> tuple[bytes, Turns]:
+async def asked(application: Any, sent: bytes, **options: Any) -> tuple[bytes, Turns]:
     """What a connection answers to ``sent`` until it is closed."""
     async with asking(application, sent, **options) as (reader, turns), asyncio.timeout(DEADLINE):
         return await reader.read(), turns
@@ -297,3 +299,52 @@ def test_thousands_of_pipelined_requests_are_refused_one_by_one() -> None:
     post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
     answer, _ = asyncio.run(asked(None, 4000 * post + LAST, full=True))
     assert answer.count(b"HTTP/1.1 503 ") == 4000
+
+
+def test_an_answer_that_is_not_taken_is_not_kept_for_ever() -> None:
+    def much(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return [bytes(32 << 20)]
+
+    async def main() -> None:
+        async with asking(much, GET + GET, idle=0.5) as (reader, turns):
+            await asyncio.sleep(0.3)
+            assert turns.busy == 1  # the second answer waits for the first to be taken
+            await asyncio.sleep(1)
+            assert turns.busy == 0
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await reader.readexactly(32 << 20)
+
+    asyncio.run(main())
+
+
+def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
+    def nothing(environ: Any, start_response: Any) -> Any:
+        start_response("204 No Content", [])
+        return []
+
+    start = time.monotonic()
+    answer, _ = asyncio.run(asked(nothing, GET, idle=0.5))
+    assert answer.startswith(b"HTTP/1.1 204 ")
+    assert 0.5 <= time.monotonic() - start < 0.5 + DEADLINE
+
+
+def test_whoever_is_refused_while_sending_gets_to_read_why() -> None:
+    def refuse(environ: Any, start_response: Any) -> Any:
+        start_response("413 Content Too Large", [("Content-Length", "3")])
+        return [b"why"]
+
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9999999\r\n\r\n"
+
+    async def main() -> None:
+        async with asking(refuse, post) as (reader, _):
+            await asyncio.sleep(0.2)  # what comes now would reset a connection that is closed
+            writer: Any = reader._transport  # type: ignore[attr-defined]
+            for _ in range(20):
+                writer.write(bytes(1000))
+                await asyncio.sleep(0.01)
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 413 ")
+            assert answer.endswith(b"why")
+
+    asyncio.run(main())
