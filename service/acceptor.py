@@ -14,8 +14,12 @@ import mmap
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 PATIENCE = 0.003
+SHORTAGE = 0.1
+"""Seconds until it is tried again where there is no descriptor left."""
+
 TOLERANCE = 8
 """One in so many connections may be more than another has."""
 
@@ -81,8 +85,10 @@ class Acceptor:
         self._loop.remove_reader(self._listener)
         if self._pause is not None:
             self._pause.cancel()
-        while self._take():
-            pass
+        with suppress(OSError):
+            for _ in range(BATCH):
+                if not self._take():
+                    break
         self._listener.close()
         self._board.leave(self._place)
 
@@ -90,25 +96,32 @@ class Acceptor:
         for _ in range(BATCH):
             own = self._board[self._place]
             if own - own // TOLERANCE > self._board.least():
-                self._loop.remove_reader(self._listener)
-                self._pause = self._loop.call_later(PATIENCE, self._resume)
+                self._wait(PATIENCE)
                 return
-            if not self._take():
+            try:
+                if not self._take():
+                    return
+            except OSError:  # out of descriptors or memory: others may end in the meantime
+                self._wait(SHORTAGE)
                 return
+
+    def _wait(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._pause = self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
-        self._take()
-        self._loop.add_reader(self._listener, self._ready)
+        try:
+            self._take()
+        except OSError:
+            self._pause = self._loop.call_later(SHORTAGE, self._resume)
+        else:
+            self._loop.add_reader(self._listener, self._ready)
 
     def _take(self) -> bool:
-        """Accept one connection, if one is there."""
+        """Accept one connection, if one is there. Raises ``OSError`` where that cannot be."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return False
-        except OSError:  # out of descriptors or memory: others may end in the meantime
-            self._loop.remove_reader(self._listener)
-            self._pause = self._loop.call_later(0.1, self._resume)
             return False
         self._board[self._place] += 1
         connection.setblocking(False)

@@ -20,10 +20,10 @@ class Exchange:
         *("parts", "unread", "waiter"),
     )
 
-    def __init__(self, environ: WSGIEnvironment, *, keep_alive: bool) -> None:
+    def __init__(self, environ: WSGIEnvironment, *, keep_alive: bool, expects: bool) -> None:
         self.environ = environ
         self.keep_alive = keep_alive
-        self.expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        self.expects = expects  # to be told to go on before it sends its body
         self.parts: list[bytes] = []
         self.unread = 0
         self.complete = self.answered = False

@@ -7,9 +7,11 @@ not read. Such answers are logged as one line a second with their count.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 FULL = "too many pictures are waiting already; try again later"
 RETRY_AFTER = "1"
+
+LOG_SECONDS = 1
+"""Whose refusals are logged as one."""
 
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
 STATUS_LINE = f"{_STATUS} {_STATUS.phrase}"
@@ -54,8 +59,7 @@ class Gate:
         self._drain = drain
         self._origins = origins
         self._on_refusal = on_refusal
-        self._next_line = 0.0
-        self._unlogged = 0
+        self._unlogged, self._next_line = 0, 0.0
         self.refused = 0
 
     @property
@@ -77,16 +81,22 @@ class Gate:
         start_response(STATUS_LINE, headers)
         return [body]
 
+    def _log(self) -> None:
+        """Say how many were refused since it was said last, if any."""
+        if self._unlogged:
+            log.warning("refused %d requests: the queue is full", self._unlogged)
+            self._unlogged, self._next_line = 0, time.monotonic() + LOG_SECONDS
+
     def refusal(self, environ: WSGIEnvironment) -> tuple[list[tuple[str, str]], bytes]:
         """Count a refused request; the headers and the body of its answer."""
         self.refused += 1
         self._on_refusal(environ)
         self._unlogged += 1
-        now = time.monotonic()
-        if now >= self._next_line:
-            self._next_line = now + 1
-            log.warning("refused %d requests: the queue is full", self._unlogged)
-            self._unlogged = 0
+        if time.monotonic() >= self._next_line:
+            self._log()
+        elif self._unlogged == 1:
+            with suppress(RuntimeError):  # without a loop, the next one that comes later says it
+                asyncio.get_running_loop().call_later(LOG_SECONDS, self._log)
         request_id = correlation(environ).request_id
         body, content_type = error_body(environ.get("PATH_INFO", ""), _STATUS, FULL, request_id)
         headers = [

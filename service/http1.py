@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 64 << 10
 
+SLICE_BYTES = 8 << 10
+"""What is parsed at a time: a limit that one slice breaks is seen before the next is looked at."""
+
 UNREAD_BYTES = 64 << 10
 """Of a body; beyond, no more is taken from the client until somebody reads it."""
 
@@ -49,6 +52,9 @@ LINGER_SECONDS = 2.0
 
 SWEEP_SECONDS = 0.25
 """How often every connection is looked at for what has taken too long."""
+
+MOST_DIGITS = 20
+"""Of a length."""
 
 _NEW, _IDLE, _HEAD, _BODY = range(4)
 
@@ -80,10 +86,10 @@ class Serving:
     def sweep(self) -> None:
         """End what has taken too long, again and again; in the event loop."""
         loop = asyncio.get_running_loop()
+        loop.call_later(SWEEP_SECONDS, self.sweep)
         now = loop.time()
         for connection in list(self.connections):
             connection.look(now)
-        loop.call_later(SWEEP_SECONDS, self.sweep)
 
 
 class Connection(asyncio.Protocol):
@@ -92,25 +98,27 @@ class Connection(asyncio.Protocol):
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        # What follows a request that closes the connection is let go, not held against it.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser = self._new_parser()
         self._transport: asyncio.Transport
         self._base: WSGIEnvironment
         self._environ: WSGIEnvironment = {}
         self._url = b""
         self._stage = _NEW  # of the request whose bytes come in
         self._since = self._loop.time()  # when that stage has begun
-        self._head_bytes = 0
+        self._head_bytes = 0  # or a trailer's
         self._mixed = False  # whether these bytes are of more than one request, or of a body too
+        self._upgrade = self._muted = False
         self._newest: Exchange | None = None
         self._current: Exchange | None = None  # is being answered; behind it wait
         self._pipeline: deque[Exchange] = deque()
-        self._paused = False
+        self._unparsed = memoryview(b"")
+        self._parsing = False
+        self._paused: float | None = None  # since when nothing is taken
         self._refused = False  # what comes now is not looked at
         self._over = False  # nothing is to be answered any more
-        self._drained: asyncio.Future[None] | None = None  # while what is written is not read
-        self._stuck = 0.0  # since when
+        self._drained: asyncio.Future[None] | None = None  # while too much that is written waits
+        self._left = 0  # bytes that are written and not sent, and since when
+        self._stuck = 0.0
 
     # Called by the event loop.
 
@@ -134,7 +142,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not read what it is sent."""
-        self._drained, self._stuck = self._loop.create_future(), self._loop.time()
+        self._drained = self._loop.create_future()
 
     def resume_writing(self) -> None:
         """It does again."""
@@ -146,54 +154,118 @@ class Connection(asyncio.Protocol):
         """Some bytes; most requests come whole."""
         if self._refused:
             return
-        self._mixed = self._stage == _BODY
+        # While bytes wait to be parsed the connection is paused, and no more come; but if they do:
+        self._unparsed = memoryview(b"".join([self._unparsed, data]) if self._unparsed else data)
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse what has come, until it is to wait."""
+        if self._parsing:  # what is parsed has been answered, and more is wanted: see below
+            return
+        self._parsing = True
+        while self._unparsed and self._paused is None and not self._refused:
+            part, self._unparsed = self._unparsed[:SLICE_BYTES], self._unparsed[SLICE_BYTES:]
+            self._feed(part)
+        self._parsing = False
+
+    def _feed(self, part: memoryview) -> None:
+        self._mixed = False
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # is not made; nor is what follows understood
-            if self._newest is not None:
-                self._newest.keep_alive = False
+            self._parser.feed_data(part)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on(part[upgrade.args[0] :])
+            return
         except httptools.HttpParserError:
             self._refuse(HTTPStatus.BAD_REQUEST, "the request is not valid HTTP/1.1")
             return
-        if self._stage == _HEAD and not self._mixed:  # else who knows how much of it is this head's
-            self._head_bytes += len(data)
+        if self._stage in (_HEAD, _BODY) and not self._mixed:  # else who knows whose bytes they are
+            self._head_bytes += len(part)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                     f"the request's head is larger than the {MAX_HEAD_BYTES} bytes allowed",
                 )
 
+    def _go_on(self, rest: memoryview) -> None:
+        """Read on behind a head that offers an upgrade, which is not made.
+
+        The parser takes all that follows for another protocol; a new one is told what it is.
+        """
+        environ = self._environ
+        framing = [
+            f"{name}: {environ[key]}\r\n"
+            for name, key in (
+                ("Content-Length", "CONTENT_LENGTH"),
+                ("Transfer-Encoding", "HTTP_TRANSFER_ENCODING"),
+            )
+            if key in environ
+        ]
+        self._parser, self._muted = self._new_parser(), True
+        self._parser.feed_data(f"POST / HTTP/1.1\r\n{''.join(framing)}\r\n".encode("latin-1"))
+        self._muted = False
+        if not framing:
+            self.on_message_complete()
+        self._unparsed = memoryview(b"".join([rest, self._unparsed]))
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # What follows a request that closes the connection is let go, not held against it.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
     # Called by the parser.
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._muted:
+            return
         self._enter(_HEAD)
         self._head_bytes = 0
         self._environ, self._url = self._base.copy(), b""
 
     def on_url(self, url: bytes) -> None:
         """Some of the request's target."""
-        self._url += url
+        if not self._muted:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or behind a body a trailer, which is let go."""
         if self._stage == _HEAD and (key := variable(name)):
             text, environ = value.decode("latin-1"), self._environ
-            environ[key] = f"{environ[key]},{text}" if key in environ else text
+            if key in environ:
+                if key == "HTTP_HOST":
+                    raise ValueError("two hosts")
+                text = f"{environ[key]},{text}"
+            environ[key] = text
 
     def on_headers_complete(self) -> None:
         """A request's head is complete; its body follows."""
+        if self._muted:
+            return
         parser, environ = self._parser, self._environ
-        url = httptools.parse_url(self._url)
-        version = parser.get_http_version()
+        url, version = httptools.parse_url(self._url), parser.get_http_version()
+        if url.schema:  # the target says it all (RFC 9112, section 3.2.2)
+            environ["HTTP_HOST"] = url.host.decode("latin-1") + (f":{url.port}" if url.port else "")
+        modern = version == "1.1"
+        if modern and "HTTP_HOST" not in environ:
+            raise ValueError("no host")
+        if len(environ.get("CONTENT_LENGTH", "")) > MOST_DIGITS:
+            raise ValueError("a length of too many digits")
+        if environ.get("HTTP_TRANSFER_ENCODING", "chunked").lower() != "chunked":
+            raise ValueError("a transfer coding that is not known here")
         environ["REQUEST_METHOD"] = parser.get_method().decode("ascii")
-        environ["PATH_INFO"] = unquote_to_bytes(url.path).decode("latin-1")
+        environ["PATH_INFO"] = unquote_to_bytes(url.path or b"/").decode("latin-1")
         environ["QUERY_STRING"] = (url.query or b"").decode("latin-1")
         environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
         environ["wsgi.input"] = BytesIO()
+        self._upgrade = parser.should_upgrade()
+        self._head_bytes = 0
         self._enter(_BODY)
-        keep_alive = version != "1.0" and parser.should_keep_alive()
-        exchange = self._newest = Exchange(environ, keep_alive=keep_alive)
+        exchange = self._newest = Exchange(
+            environ,
+            keep_alive=modern and parser.should_keep_alive(),
+            expects=modern and environ.get("HTTP_EXPECT", "").lower() == "100-continue",
+        )
         if self._current is None:
             self._begin(exchange)
         else:
@@ -202,7 +274,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Some of a request's body."""
-        exchange = self._newest
+        self._mixed, self._head_bytes, exchange = True, 0, self._newest
         if exchange is None or exchange.answered:
             return
         exchange.parts.append(body)
@@ -212,7 +284,10 @@ class Connection(asyncio.Protocol):
         exchange.wake()
 
     def on_message_complete(self) -> None:
-        """A request is complete."""
+        """A request is complete, unless its parser only says so: see ``_go_on``."""
+        if self._muted or self._upgrade:
+            self._upgrade = False
+            return
         self._enter(_IDLE)
         self._mixed = True
         if self._newest is not None:
@@ -224,9 +299,12 @@ class Connection(asyncio.Protocol):
     def look(self, now: float) -> None:
         """End what has taken too long by ``now``, of the loop's time."""
         serving, seconds = self._serving, now - self._since
-        if self._drained is not None and now - self._stuck > serving.idle_seconds:
+        left = self._transport.get_write_buffer_size()
+        if left != self._left:
+            self._left, self._stuck = left, now
+        elif left and now - self._stuck > serving.idle_seconds:
             self._transport.abort()
-        if self._refused or self._paused:
+        if self._refused or self._paused is not None:
             return  # nobody waits for the client to send
         if self._stage == _IDLE:
             if self._current is None and seconds > serving.idle_seconds:
@@ -240,6 +318,8 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Answer what has come, and end."""
+        if self._over:
+            return
         if self._current is None:
             self._transport.close()
         elif self._newest is not None:
@@ -248,7 +328,11 @@ class Connection(asyncio.Protocol):
     def _begin(self, exchange: Exchange) -> None:
         """Begin to answer; a service that refuses has no time for a turn each."""
         self._current = exchange
-        refusal = self._serving.application.refusal(exchange.environ)
+        if self._over:
+            return
+        refusal = None
+        if self._drained is None:  # else it takes a turn, and waits there
+            refusal = self._serving.application.refusal(exchange.environ)
         if refusal is None:
             # A moment later most bodies are complete.
             self._loop.call_soon(self._serving.turns.begin, partial(self._answer, exchange))
@@ -281,8 +365,9 @@ class Connection(asyncio.Protocol):
                 self._transport.write(_CONTINUE)
                 exchange.expects = False
             self._resume()
-            exchange.waiter = self._loop.create_future()
-            wait(exchange.waiter)
+            if not exchange.parts and not exchange.complete:
+                exchange.waiter = self._loop.create_future()
+                wait(exchange.waiter)
         parts, exchange.parts, exchange.unread = exchange.parts, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts), not exchange.complete
 
@@ -297,9 +382,9 @@ class Connection(asyncio.Protocol):
         exchange.parts.clear()
         self._current = None
         if last or not exchange.keep_alive:
-            if exchange.complete:
+            if self._stage == _IDLE and self._paused is None and not self._unparsed:
                 self._transport.close()
-            else:
+            else:  # more has come, or is to come
                 self._linger()
         elif self._pipeline:
             self._begin(self._pipeline.popleft())
@@ -313,15 +398,17 @@ class Connection(asyncio.Protocol):
 
     def _pause(self) -> None:
         """Take no more from the client."""
-        if not self._paused and not self._transport.is_closing():
-            self._paused = True
+        if self._paused is None and not self._transport.is_closing():
+            self._paused = self._loop.time()
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        """Take more from the client, whose time begins anew."""
-        if self._paused and not self._transport.is_closing():
-            self._paused, self._since = False, self._loop.time()
+        """Take more from the client, whose time did not pass meanwhile."""
+        if self._paused is not None and not self._transport.is_closing():
+            self._since += self._loop.time() - self._paused
+            self._paused = None
             self._transport.resume_reading()
+            self._parse()
 
     def _limit(self, what: str, seconds: float, allowed: float) -> None:
         if seconds > allowed:
@@ -334,7 +421,7 @@ class Connection(asyncio.Protocol):
         """Answer what is not going to be a request, when it is its turn, and end the connection."""
         self._refused = True
         newest, receiving = self._newest, self._stage == _BODY
-        if self._transport.is_closing():
+        if self._transport.is_closing() or self._over:
             return
         if newest is not None and receiving and newest.answered:
             self._linger()  # all is said
@@ -356,5 +443,6 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Close once the client has had time to read: what it still sends would reset it all."""
         self._refused = self._over = True
+        self._resume()
         self._transport.write_eof()
         self._loop.call_later(LINGER_SECONDS, self._transport.close)

@@ -22,6 +22,11 @@ from typing import Any, NamedTuple
 DELAY = 0.05
 """Seconds until an entry is read."""
 
+MOST_ENTRIES = 100_000
+
+LAST_SECONDS = 5
+"""That a process waits at its end for a reader that stands still."""
+
 log = logging.getLogger(__name__)
 
 Reader = Callable[[list[Any]], None]
@@ -56,18 +61,25 @@ class Journal:
         self._started = False
 
     def add(self, reader: Reader, entry: Any) -> None:
-        """Have ``reader`` called with a list that holds ``entry``, and others that are its."""
+        """Have ``reader`` called with a list that holds ``entry``, and others that are its.
+
+        Where readers have stood still for very long, it is forgotten.
+        """
+        if len(self._entries) >= MOST_ENTRIES:
+            return
         self._entries.append((reader, entry))
         if not self._some.is_set():
             self._some.set()
             if not self._started:
                 self._started = True
                 threading.Thread(target=self._read_on, name="journal", daemon=True).start()
-                atexit.register(self.flush)
+                atexit.register(self.flush, LAST_SECONDS)
 
-    def flush(self) -> None:
-        """Have everything read that has been added."""
-        with self._reading:
+    def flush(self, timeout: float = -1) -> None:
+        """Have everything read that has been added; wait for a reader at work, or ``timeout``."""
+        if not self._reading.acquire(timeout=timeout):
+            return
+        try:
             entries: dict[Reader, list[Any]] = {}
             while self._entries:
                 reader, entry = self._entries.popleft()
@@ -77,6 +89,8 @@ class Journal:
                     reader(read)
                 except Exception:  # such as a log whose disk is full; counting goes on
                     log.exception("what requests did is not all written down")
+        finally:
+            self._reading.release()
 
     def _read_on(self) -> None:
         while True:

@@ -35,6 +35,9 @@ DECODE_THREADS = 2
 LAST_TURNS = 5
 """Of the loop, to read what connections have brought; those that are idle then are closed."""
 
+FLUSH_SECONDS = 5
+"""That whoever reads the log has at the end, if he has stopped reading."""
+
 HEARTBEAT_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 75
 """Of an idle connection; longer than the 60 seconds after which most load balancers let go."""
@@ -72,7 +75,7 @@ class LoopWorker(Worker):
         try:
             self.loop.run_until_complete(self._serve())
         finally:
-            state_of(self.wsgi).journal.flush()
+            state_of(self.wsgi).journal.flush(timeout=FLUSH_SECONDS)
 
     async def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see ``service.server``

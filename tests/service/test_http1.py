@@ -196,7 +196,12 @@ def test_overload_is_refused_at_once_and_the_connection_goes_on(tmp_path: Path) 
 
 @contextlib.asynccontextmanager
 async def asking(
-    application: Any, sent: bytes, *, full: bool = False, idle: float = DEADLINE
+    application: Any,
+    sent: bytes,
+    *,
+    full: bool = False,
+    body: float = DEADLINE,
+    idle: float = DEADLINE,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, Turns]]:
     """A connection on which ``sent`` has been sent."""
     loop, turns = asyncio.get_running_loop(), Turns()
@@ -205,7 +210,7 @@ async def asking(
     serving = Serving(
         OnLoop(gate, gate, 1 << 20),
         turns,
-        *(DEADLINE, DEADLINE, idle),
+        *(DEADLINE, body, idle),
         ended=lambda: None,
         refused=lambda _: None,
     )
@@ -348,3 +353,96 @@ def test_whoever_is_refused_while_sending_gets_to_read_why() -> None:
             assert answer.endswith(b"why")
 
     asyncio.run(main())
+
+
+def echo(environ: Any, start_response: Any) -> list[bytes]:
+    """Says what it was asked, and how much it was given."""
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [("X-Host", environ.get("HTTP_HOST", "-"))])
+    return [f"[{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {len(body)}]".encode()]
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("cut", [0, 10])
+def test_a_body_behind_an_upgrade_that_is_not_made_is_a_body(
+    framing: str, full: bool, cut: int
+) -> None:
+    head = (
+        f"POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n{framing}\r\n\r\n"
+    )
+    body = b"hello" if "Length" in framing else b"5\r\nhello\r\n0\r\n\r\n"
+    sent = head.encode() + body + b"GET /b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+    async def main() -> bytes:
+        parts = sent[: len(head) + cut // 5], sent[len(head) + cut // 5 :]
+        async with asking(echo, parts[0], full=full) as (reader, _):
+            await asyncio.sleep(0.05 if cut else 0)
+            reader._transport.write(parts[1])  # type: ignore[attr-defined]
+            return await reader.read()
+
+    answer = asyncio.run(main())
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert answer.endswith(b"[GET /b 0]")
+    assert (b"[POST /a 5]" in answer) == (not full)
+
+
+def test_a_trailer_without_an_end_is_refused() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: "
+    answer, _ = asyncio.run(asked(echo, head + b"a" * (2 * MAX_HEAD_BYTES)))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("size", [MAX_HEAD_BYTES + 20_000, 3 * MAX_HEAD_BYTES])
+def test_a_head_is_too_large_in_one_piece_too(size: int) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * size + b"\r\n\r\n"
+    answer, _ = asyncio.run(asked(echo, head))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET / HTTP/1.1",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked",
+        f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {'0' * 5000}5",
+    ],
+)
+def test_what_the_standard_forbids_is_answered_with_400(head: str) -> None:
+    answer, _ = asyncio.run(asked(echo, head.encode() + b"\r\n\r\n"))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_whole_address_as_target_names_the_host() -> None:
+    asks = b"GET http://b:81 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer, _ = asyncio.run(asked(echo, asks))
+    assert b"\r\nX-Host: b:81\r\n" in answer
+    assert answer.endswith(b"[GET / 0]")
+
+
+def test_refusals_that_nobody_reads_are_not_piled_up() -> None:
+    async def main() -> None:
+        post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        async with asking(None, post * 20_000, full=True) as (reader, turns):
+            await asyncio.sleep(0.5)
+            assert turns.busy == 1
+            answer = await reader.readexactly(1 << 20)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+
+    asyncio.run(main())
+
+
+def test_a_body_has_its_time_and_no_more_however_much_comes_at_once() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
+
+    async def main() -> float:
+        start = time.monotonic()
+        async with asking(echo, head, body=1) as (reader, _):
+            while b"HTTP/1.1 408 " not in reader._buffer:  # type: ignore[attr-defined]
+                reader._transport.write(bytes(100_000))  # type: ignore[attr-defined]
+                await asyncio.sleep(0.4)
+                assert time.monotonic() - start < DEADLINE
+        return time.monotonic() - start
+
+    assert asyncio.run(main()) < 3
