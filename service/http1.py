@@ -1,4 +1,4 @@
-"""HTTP/1.1 for short requests and answers, within limits of size and time; httptools parses.
+"""HTTP/1.1 for short requests and answers, within limits of size and time.
 
 In: the bytes of a connection. Out: each request as a WSGI environment, answered in its turn
 (``service.waiting``), one after the other, and an answer leaves in one write. A request's head may
@@ -10,9 +10,7 @@ body is taken from it than is about to be read. Errors of framing are problem do
 others. Whoever answers a request can ask whether its client is still there.
 
 Between two runs of a model each step from code to code is a step into cold memory, so there are
-few: headers go straight where WSGI looks for them, and no timer is set for a request.
-
-Sources: RFC 9112, PEP 3333.
+few, and no timer is set for a request. The bytes are read by ``service.incoming``.
 """
 
 from __future__ import annotations
@@ -24,39 +22,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from io import BytesIO
-from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
-
-import httptools
 
 from service.correlation import new_request_id
-from service.environ import of_connection, variable
 from service.exchange import Exchange
+from service.incoming import BODY, HEAD, IDLE, Incoming
 from service.problems import error_body
 from service.waiting import Turns, wait
 from service.wsgi import Answer, HungUpError, OnLoop
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
-MAX_HEAD_BYTES = 64 << 10
-
-SLICE_BYTES = 8 << 10
-"""What is parsed at a time: a limit that one slice breaks is seen before the next is looked at."""
-
-UNREAD_BYTES = 64 << 10
-"""Of a body; beyond, no more is taken from the client until somebody reads it."""
 
 LINGER_SECONDS = 2.0
 
 SWEEP_SECONDS = 0.25
 """How often every connection is looked at for what has taken too long."""
-
-MOST_DIGITS = 20
-"""Of a length."""
-
-_NEW, _IDLE, _HEAD, _BODY = range(4)
 
 _FAILED = Answer(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n", b"", last=False)
 _CLOSE = b"Connection: close\r\n"
@@ -92,29 +69,14 @@ class Serving:
             connection.look(now)
 
 
-class Connection(asyncio.Protocol):
+class Connection(Incoming):
     """One connection."""
 
     def __init__(self, serving: Serving) -> None:
+        super().__init__()
         self._serving = serving
-        self._loop = asyncio.get_running_loop()
-        self._parser = self._new_parser()
-        self._transport: asyncio.Transport
-        self._base: WSGIEnvironment
-        self._environ: WSGIEnvironment = {}
-        self._url = b""
-        self._stage = _NEW  # of the request whose bytes come in
-        self._since = self._loop.time()  # when that stage has begun
-        self._head_bytes = 0  # or a trailer's
-        self._mixed = False  # whether these bytes are of more than one request, or of a body too
-        self._upgrade = self._muted = False
-        self._newest: Exchange | None = None
         self._current: Exchange | None = None  # is being answered; behind it wait
         self._pipeline: deque[Exchange] = deque()
-        self._unparsed = memoryview(b"")
-        self._parsing = False
-        self._paused: float | None = None  # since when nothing is taken
-        self._refused = False  # what comes now is not looked at
         self._over = False  # nothing is to be answered any more
         self._drained: asyncio.Future[None] | None = None  # while too much that is written waits
         self._left = 0  # bytes that are written and not sent, and since when
@@ -124,21 +86,17 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request, but not for ever."""
-        self._transport = transport
+        super().connection_made(transport)
         self._serving.connections.add(self)
-        self._base = of_connection(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone, or the connection was closed."""
+        super().connection_lost(exc)
         self._serving.connections.discard(self)
         self._serving.ended()
         self.resume_writing()
-        for exchange in (self._current, self._newest):
-            if exchange is not None:
-                exchange.wake()
-        # They hold this connection, as it holds them: together they would be garbage.
-        del self._parser
-        self._base, self._environ = {}, {}
+        if self._current is not None:
+            self._current.wake()
 
     def pause_writing(self) -> None:
         """The client does not read what it is sent."""
@@ -149,150 +107,6 @@ class Connection(asyncio.Protocol):
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
-
-    def data_received(self, data: bytes) -> None:
-        """Some bytes; most requests come whole."""
-        if self._refused:
-            return
-        # While bytes wait to be parsed the connection is paused, and no more come; but if they do:
-        self._unparsed = memoryview(b"".join([self._unparsed, data]) if self._unparsed else data)
-        self._parse()
-
-    def _parse(self) -> None:
-        """Parse what has come, until it is to wait."""
-        if self._parsing:  # what is parsed has been answered, and more is wanted: see below
-            return
-        self._parsing = True
-        while self._unparsed and self._paused is None and not self._refused:
-            part, self._unparsed = self._unparsed[:SLICE_BYTES], self._unparsed[SLICE_BYTES:]
-            self._feed(part)
-        self._parsing = False
-
-    def _feed(self, part: memoryview) -> None:
-        self._mixed = False
-        try:
-            self._parser.feed_data(part)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._go_on(part[upgrade.args[0] :])
-            return
-        except httptools.HttpParserError:
-            self._refuse(HTTPStatus.BAD_REQUEST, "the request is not valid HTTP/1.1")
-            return
-        if self._stage in (_HEAD, _BODY) and not self._mixed:  # else who knows whose bytes they are
-            self._head_bytes += len(part)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"the request's head is larger than the {MAX_HEAD_BYTES} bytes allowed",
-                )
-
-    def _go_on(self, rest: memoryview) -> None:
-        """Read on behind a head that offers an upgrade, which is not made.
-
-        The parser takes all that follows for another protocol; a new one is told what it is.
-        """
-        environ = self._environ
-        framing = [
-            f"{name}: {environ[key]}\r\n"
-            for name, key in (
-                ("Content-Length", "CONTENT_LENGTH"),
-                ("Transfer-Encoding", "HTTP_TRANSFER_ENCODING"),
-            )
-            if key in environ
-        ]
-        self._parser, self._muted = self._new_parser(), True
-        self._parser.feed_data(f"POST / HTTP/1.1\r\n{''.join(framing)}\r\n".encode("latin-1"))
-        self._muted = False
-        if not framing:
-            self.on_message_complete()
-        self._unparsed = memoryview(b"".join([rest, self._unparsed]))
-
-    def _new_parser(self) -> httptools.HttpRequestParser:
-        parser = httptools.HttpRequestParser(self)
-        # What follows a request that closes the connection is let go, not held against it.
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        return parser
-
-    # Called by the parser.
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        if self._muted:
-            return
-        self._enter(_HEAD)
-        self._head_bytes = 0
-        self._environ, self._url = self._base.copy(), b""
-
-    def on_url(self, url: bytes) -> None:
-        """Some of the request's target."""
-        if not self._muted:
-            self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or behind a body a trailer, which is let go."""
-        if self._stage == _HEAD and (key := variable(name)):
-            text, environ = value.decode("latin-1"), self._environ
-            if key in environ:
-                if key == "HTTP_HOST":
-                    raise ValueError("two hosts")
-                text = f"{environ[key]},{text}"
-            environ[key] = text
-
-    def on_headers_complete(self) -> None:
-        """A request's head is complete; its body follows."""
-        if self._muted:
-            return
-        parser, environ = self._parser, self._environ
-        url, version = httptools.parse_url(self._url), parser.get_http_version()
-        if url.schema:  # the target says it all (RFC 9112, section 3.2.2)
-            environ["HTTP_HOST"] = url.host.decode("latin-1") + (f":{url.port}" if url.port else "")
-        modern = version == "1.1"
-        if modern and "HTTP_HOST" not in environ:
-            raise ValueError("no host")
-        if len(environ.get("CONTENT_LENGTH", "")) > MOST_DIGITS:
-            raise ValueError("a length of too many digits")
-        if environ.get("HTTP_TRANSFER_ENCODING", "chunked").lower() != "chunked":
-            raise ValueError("a transfer coding that is not known here")
-        environ["REQUEST_METHOD"] = parser.get_method().decode("ascii")
-        environ["PATH_INFO"] = unquote_to_bytes(url.path or b"/").decode("latin-1")
-        environ["QUERY_STRING"] = (url.query or b"").decode("latin-1")
-        environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
-        environ["wsgi.input"] = BytesIO()
-        self._upgrade = parser.should_upgrade()
-        self._head_bytes = 0
-        self._enter(_BODY)
-        exchange = self._newest = Exchange(
-            environ,
-            keep_alive=modern and parser.should_keep_alive(),
-            expects=modern and environ.get("HTTP_EXPECT", "").lower() == "100-continue",
-        )
-        if self._current is None:
-            self._begin(exchange)
-        else:
-            self._pipeline.append(exchange)
-            self._pause()
-
-    def on_body(self, body: bytes) -> None:
-        """Some of a request's body."""
-        self._mixed, self._head_bytes, exchange = True, 0, self._newest
-        if exchange is None or exchange.answered:
-            return
-        exchange.parts.append(body)
-        exchange.unread += len(body)
-        if exchange.unread > UNREAD_BYTES:
-            self._pause()
-        exchange.wake()
-
-    def on_message_complete(self) -> None:
-        """A request is complete, unless its parser only says so: see ``_go_on``."""
-        if self._muted or self._upgrade:
-            self._upgrade = False
-            return
-        self._enter(_IDLE)
-        self._mixed = True
-        if self._newest is not None:
-            self._newest.complete = True
-            self._newest.wake()
 
     # Called by the worker.
 
@@ -306,12 +120,12 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         if self._refused or self._paused is not None:
             return  # nobody waits for the client to send
-        if self._stage == _IDLE:
+        if self._stage == IDLE:
             if self._current is None and seconds > serving.idle_seconds:
                 self._transport.close()
-        elif self._stage == _BODY:
+        elif self._stage == BODY:
             self._limit("body", seconds, serving.body_seconds)
-        elif self._stage == _HEAD:
+        elif self._stage == HEAD:
             self._limit("head", seconds, serving.head_seconds)
         elif seconds > serving.head_seconds:  # nothing has ever come
             self._transport.close()
@@ -324,6 +138,14 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         elif self._newest is not None:
             self._newest.keep_alive = False
+
+    def _arrived(self, exchange: Exchange) -> None:
+        """Answer a request when it is its turn."""
+        if self._current is None:
+            self._begin(exchange)
+        else:
+            self._pipeline.append(exchange)
+            self._pause()
 
     def _begin(self, exchange: Exchange) -> None:
         """Begin to answer; a service that refuses has no time for a turn each."""
@@ -382,7 +204,7 @@ class Connection(asyncio.Protocol):
         exchange.parts.clear()
         self._current = None
         if last or not exchange.keep_alive:
-            if self._stage == _IDLE and self._paused is None and not self._unparsed:
+            if self._stage == IDLE and self._paused is None and not self._unparsed:
                 self._transport.close()
             else:  # more has come, or is to come
                 self._linger()
@@ -390,25 +212,8 @@ class Connection(asyncio.Protocol):
             self._begin(self._pipeline.popleft())
         else:
             self._resume()
-            if self._stage == _IDLE:
+            if self._stage == IDLE:
                 self._since = self._loop.time()
-
-    def _enter(self, stage: int) -> None:
-        self._stage, self._since = stage, self._loop.time()
-
-    def _pause(self) -> None:
-        """Take no more from the client."""
-        if self._paused is None and not self._transport.is_closing():
-            self._paused = self._loop.time()
-            self._transport.pause_reading()
-
-    def _resume(self) -> None:
-        """Take more from the client, whose time did not pass meanwhile."""
-        if self._paused is not None and not self._transport.is_closing():
-            self._since += self._loop.time() - self._paused
-            self._paused = None
-            self._transport.resume_reading()
-            self._parse()
 
     def _limit(self, what: str, seconds: float, allowed: float) -> None:
         if seconds > allowed:
@@ -420,7 +225,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer what is not going to be a request, when it is its turn, and end the connection."""
         self._refused = True
-        newest, receiving = self._newest, self._stage == _BODY
+        newest, receiving = self._newest, self._stage == BODY
         if self._transport.is_closing() or self._over:
             return
         if newest is not None and receiving and newest.answered:

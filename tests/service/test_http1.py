@@ -18,7 +18,8 @@ import requests
 
 from service.drain import Drain
 from service.gate import Gate
-from service.http1 import MAX_HEAD_BYTES, Connection, Serving
+from service.http1 import Connection, Serving
+from service.incoming import MAX_HEAD_BYTES
 from service.waiting import Turns
 from service.wsgi import OnLoop
 from tests.service.hostile import PHOTO
