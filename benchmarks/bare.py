@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._body = b""
 
+    # A stream's transport, where asyncio declares any.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Asyncio's."""
         self._transport = transport

@@ -84,6 +84,7 @@ class Connection(Incoming):
 
     # Called by the event loop.
 
+    # A stream's transport, where asyncio declares any.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request, but not for ever."""
         super().connection_made(transport)

@@ -8,6 +8,7 @@ Sources: RFC 9112, PEP 3333.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ NEW, IDLE, HEAD, BODY = range(4)
 """The stages of what comes in: nothing yet, nothing more, a request's head, its body."""
 
 
-class Incoming(asyncio.Protocol):
+class Incoming(asyncio.Protocol, ABC):
     """The half of a connection that reads; the other is told of each request that has a head."""
 
     def __init__(self) -> None:
@@ -57,16 +58,17 @@ class Incoming(asyncio.Protocol):
         self._paused: float | None = None  # since when nothing is taken
         self._refused = False  # what comes now is not looked at
 
+    @abstractmethod
     def _arrived(self, exchange: Exchange) -> None:
         """A request's head is there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """What comes is not going to be a request."""
-        raise NotImplementedError
 
     # Called by the event loop.
 
+    # A stream's transport, where asyncio declares any.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request."""
         self._transport = transport

@@ -13,7 +13,7 @@ from service.journal import DELAY
 from service.waiting import Turns
 from service.wsgi import GONE, OnLoop
 from tests.service.hostile import PHOTO
-from tests.service.test_http1 import LAST, asked
+from tests.service.test_connection import LAST, asked
 from tests.service.test_server import DEADLINE
 from tests.service.tiny import encode
 

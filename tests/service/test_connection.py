@@ -1,0 +1,276 @@
+"""A connection alone, before an application of the test's own: what order, how much, how long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from service.drain import Drain
+from service.gate import Gate
+from service.http1 import Connection, Serving
+from service.incoming import MAX_HEAD_BYTES
+from service.waiting import Turns
+from service.wsgi import OnLoop
+from tests.service.test_server import DEADLINE
+
+
+@contextlib.asynccontextmanager
+async def asking(
+    application: Any,
+    sent: bytes,
+    *,
+    full: bool = False,
+    body: float = DEADLINE,
+    idle: float = DEADLINE,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, Turns]]:
+    """A connection on which ``sent`` has been sent."""
+    loop, turns = asyncio.get_running_loop(), Turns()
+    engine: Any = SimpleNamespace(full=full)
+    gate = Gate(application, engine, Drain(), origins=(), on_refusal=lambda _: None)
+    serving = Serving(
+        OnLoop(gate, gate, 1 << 20),
+        turns,
+        *(DEADLINE, body, idle),
+        ended=lambda: None,
+        refused=lambda _: None,
+    )
+    serving.sweep()
+    server = await loop.create_server(lambda: Connection(serving), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(sent)
+    yield reader, writer, turns
+    writer.close()
+    server.close()
+
+
+async def asked(application: Any, sent: bytes, **options: Any) -> tuple[bytes, Turns]:
+    """What a connection answers to ``sent`` until it is closed."""
+    async with asking(application, sent, **options) as (reader, _, turns):
+        async with asyncio.timeout(DEADLINE):
+            return await reader.read(), turns
+
+
+GET, LAST = (
+    f"GET / HTTP/1.1\r\nHost: a\r\n{end}\r\n".encode() for end in ("", "Connection: close\r\n")
+)
+
+
+def test_an_application_that_fails_is_answered_500_and_the_connection_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(environ: Any, start_response: Any) -> Any:
+        raise RuntimeError("an inner secret")
+
+    answer, turns = asyncio.run(asked(fail, GET + GET))
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"secret" not in answer
+    assert "an inner secret" in caplog.text
+    assert turns.busy == 0
+
+
+def test_an_answer_in_parts_is_sent_whole_with_its_length() -> None:
+    closed = []
+
+    class Parts(list[bytes]):
+        def close(self) -> None:
+            closed.append(True)
+
+    def answer_in_parts(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])(b"a")
+        return Parts([b"b", b"", b"c"])
+
+    answer, _ = asyncio.run(asked(answer_in_parts, GET + LAST))
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert answer.count(b"\r\nContent-Length: 3\r\n") == 2
+    assert answer.count(b"\r\n\r\nabc") == 2
+    assert answer.count(b"Connection: close") == 1
+    assert closed == [True, True]
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_an_answer_that_may_have_no_body_has_none(status: str) -> None:
+    def nothing(environ: Any, start_response: Any) -> Any:
+        start_response(status, [])
+        return []
+
+    answer, _ = asyncio.run(asked(nothing, GET + LAST))
+    assert answer.count(f"HTTP/1.1 {status}\r\n".encode()) == 2
+    assert b"Content-Length" not in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_client_that_asks_without_reading_is_not_answered_into_memory() -> None:
+    answers = 0
+
+    def much(environ: Any, start_response: Any) -> Any:
+        nonlocal answers
+        answers += 1
+        start_response("200 OK", [])
+        return [bytes(1 << 20)]
+
+    async def main() -> None:
+        async with asking(much, GET * 500) as (reader, _, _):
+            await asyncio.sleep(0.5)
+            assert 1 <= answers < 20
+            for _ in range(100):  # whoever reads goes on being answered
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(1 << 20)
+            assert answers >= 100
+
+    asyncio.run(main())
+
+
+def test_thousands_of_pipelined_requests_are_refused_one_by_one() -> None:
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+    answer, _ = asyncio.run(asked(None, 4000 * post + LAST, full=True))
+    assert answer.count(b"HTTP/1.1 503 ") == 4000
+
+
+def test_an_answer_that_is_not_taken_is_not_kept_for_ever() -> None:
+    def much(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return [bytes(32 << 20)]
+
+    async def main() -> None:
+        async with asking(much, GET + GET, idle=0.5) as (reader, _, turns):
+            await asyncio.sleep(0.3)
+            assert turns.busy == 1  # the second answer waits for the first to be taken
+            await asyncio.sleep(1)
+            assert turns.busy == 0
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await reader.readexactly(32 << 20)
+
+    asyncio.run(main())
+
+
+def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
+    def nothing(environ: Any, start_response: Any) -> Any:
+        start_response("204 No Content", [])
+        return []
+
+    start = time.monotonic()
+    answer, _ = asyncio.run(asked(nothing, GET, idle=0.5))
+    assert answer.startswith(b"HTTP/1.1 204 ")
+    assert 0.5 <= time.monotonic() - start < 0.5 + DEADLINE
+
+
+def test_whoever_is_refused_while_sending_gets_to_read_why() -> None:
+    def refuse(environ: Any, start_response: Any) -> Any:
+        start_response("413 Content Too Large", [("Content-Length", "3")])
+        return [b"why"]
+
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9999999\r\n\r\n"
+
+    async def main() -> None:
+        async with asking(refuse, post) as (reader, writer, _):
+            await asyncio.sleep(0.2)  # what comes now would reset a connection that is closed
+            for _ in range(20):
+                writer.write(bytes(1000))
+                await asyncio.sleep(0.01)
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 413 ")
+            assert answer.endswith(b"why")
+
+    asyncio.run(main())
+
+
+def echo(environ: Any, start_response: Any) -> list[bytes]:
+    """Says what it was asked, and how much it was given."""
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [("X-Host", environ.get("HTTP_HOST", "-"))])
+    return [f"[{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {len(body)}]".encode()]
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("cut", [0, 10])
+def test_a_body_behind_an_upgrade_that_is_not_made_is_a_body(
+    framing: str, full: bool, cut: int
+) -> None:
+    head = (
+        f"POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n{framing}\r\n\r\n"
+    )
+    body = b"hello" if "Length" in framing else b"5\r\nhello\r\n0\r\n\r\n"
+    sent = head.encode() + body + b"GET /b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+    async def main() -> bytes:
+        parts = sent[: len(head) + cut // 5], sent[len(head) + cut // 5 :]
+        async with asking(echo, parts[0], full=full) as (reader, writer, _):
+            await asyncio.sleep(0.05 if cut else 0)
+            writer.write(parts[1])
+            return await reader.read()
+
+    answer = asyncio.run(main())
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert answer.endswith(b"[GET /b 0]")
+    assert (b"[POST /a 5]" in answer) == (not full)
+
+
+def test_a_trailer_without_an_end_is_refused() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: "
+    answer, _ = asyncio.run(asked(echo, head + b"a" * (2 * MAX_HEAD_BYTES)))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("size", [MAX_HEAD_BYTES + 20_000, 3 * MAX_HEAD_BYTES])
+def test_a_head_is_too_large_in_one_piece_too(size: int) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * size + b"\r\n\r\n"
+    answer, _ = asyncio.run(asked(echo, head))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET / HTTP/1.1",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked",
+        f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {'0' * 5000}5",
+    ],
+)
+def test_what_the_standard_forbids_is_answered_with_400(head: str) -> None:
+    answer, _ = asyncio.run(asked(echo, head.encode() + b"\r\n\r\n"))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_whole_address_as_target_names_the_host() -> None:
+    asks = b"GET http://b:81 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer, _ = asyncio.run(asked(echo, asks))
+    assert b"\r\nX-Host: b:81\r\n" in answer
+    assert answer.endswith(b"[GET / 0]")
+
+
+def test_refusals_that_nobody_reads_are_not_piled_up() -> None:
+    async def main() -> None:
+        post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        async with asking(None, post * 20_000, full=True) as (reader, _, turns):
+            await asyncio.sleep(0.5)
+            assert turns.busy == 1
+            answer = await reader.readexactly(1 << 20)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+
+    asyncio.run(main())
+
+
+def test_a_body_has_its_time_and_no_more_however_much_comes_at_once() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
+
+    async def main() -> float:
+        start = time.monotonic()
+        async with asking(echo, head, body=1) as (reader, writer, _):
+            answered = asyncio.ensure_future(reader.readuntil(b"HTTP/1.1 408 "))
+            while not answered.done():
+                writer.write(bytes(100_000))
+                await asyncio.sleep(0.4)
+                assert time.monotonic() - start < DEADLINE
+            await answered
+        return time.monotonic() - start
+
+    assert asyncio.run(main()) < 3
