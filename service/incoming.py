@@ -18,6 +18,7 @@ import httptools
 
 from service.environ import of_connection, variable
 from service.exchange import Exchange
+from service.numbers import MOST_DIGITS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -29,9 +30,6 @@ SLICE_BYTES = 8 << 10
 
 UNREAD_BYTES = 64 << 10
 """Of a body; beyond, no more is taken from the client until somebody reads it."""
-
-MOST_DIGITS = 20
-"""Of a length."""
 
 NEW, IDLE, HEAD, BODY = range(4)
 """The stages of what comes in: nothing yet, nothing more, a request's head, its body."""

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Any
 
 from service.messages import current
+from service.numbers import whole
 from service.problems import Problem, Refusals
 from service.settings import Settings
 
@@ -88,12 +89,13 @@ class Whole:
 
     def read(self, text: str) -> int:
         """The number. Raises ``Problem`` 400."""
-        if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= self.most:
+        number = whole(text, 1, self.most)
+        if number is None:
             raise Problem(
                 HTTPStatus.BAD_REQUEST,
                 f"{self.name} is {text[:80]!r}; allowed: 1 to {self.most}",
             )
-        return int(text)
+        return number
 
     @property
     def schema(self) -> dict[str, Any]:
