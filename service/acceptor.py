@@ -123,12 +123,18 @@ class Acceptor:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return False
-        self._board[self._place] += 1
         connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # of one that has been reset already
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._board[self._place] += 1
         begun = self._loop.create_task(
             self._loop.connect_accepted_socket(self._protocol, connection)
         )
         self._begun.add(begun)
-        begun.add_done_callback(self._begun.discard)
+        begun.add_done_callback(self._has_begun)
         return True
+
+    def _has_begun(self, task: asyncio.Task[object]) -> None:
+        self._begun.discard(task)
+        if task.cancelled() or task.exception() is not None:
+            self.ended()

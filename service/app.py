@@ -89,16 +89,14 @@ class ServiceApp(Flask):
         )
 
 
-def create_app(
-    settings: Settings, repository: Repository | None = None, drain: Drain | None = None
-) -> Flask:
+def create_app(settings: Settings, repository: Repository | None = None) -> Flask:
     """The service, with the models of ``settings.models_dir`` or those given.
 
     Models that cannot be served are logged and leave the application alive but not ready, so that
     whoever runs it can ask it why. Raises ``GpuError`` where a GPU is required and none works.
-    Call it after the process has forked.
+    Call it after the process has forked; models of one thread on CPUs may be loaded before.
     """
-    fault, drain = None, drain or Drain()
+    fault, drain = None, Drain()
     if repository is None:
         try:
             repository = open_repository(settings)
@@ -127,7 +125,7 @@ def create_app(
     origins = settings.cors_origins
     answers = Finish(app.wsgi_app, journal, count=counted.read, origins=origins)
     app.wsgi_app = Gate(  # type: ignore[method-assign]
-        answers, engine, drain, origins=origins, on_refusal=on_refusal
+        answers, engine, drain, origins=origins, on_refusal=on_refusal, tell=answers.tell
     )
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)

@@ -1,25 +1,18 @@
-"""Whether the server is draining: known to every process of it, from its supervisor.
+"""Whether this process is draining: it is about to end, and sends whoever asks again elsewhere.
 
-A byte of memory that the supervisor shares with the workers it forks. While it is set, the service
-says that it is not ready and closes each connection with the next answer, but answers everything.
+Then the service says that it is not ready and closes each connection with the next answer, but
+answers everything.
 """
 
 from __future__ import annotations
 
-import mmap
-
 
 class Drain:
-    """Made before the fork; ``begin()`` in any process is ``begun`` in all."""
+    """``begun`` from ``begin()`` on; there is no way back."""
 
     def __init__(self) -> None:
-        self._flag = mmap.mmap(-1, 1)
+        self.begun = False
 
     def begin(self) -> None:
-        """Start draining; there is no way back."""
-        self._flag[0] = 1
-
-    @property
-    def begun(self) -> bool:
-        """Whether the server is draining."""
-        return self._flag[0] == 1
+        """Start draining."""
+        self.begun = True

@@ -1,4 +1,4 @@
-"""What every answer gets last: its headers, and its entries in the journal. WSGI around Flask.
+"""What every answer gets last: its headers, its counts and its log line. WSGI around Flask.
 
 As functions that Flask calls after each request the same would cost three times as much.
 """
@@ -56,10 +56,14 @@ class Finish:
         parts = self._application(environ, start)
         entry = _entry(environ, code, length)
         if entry is not None:
-            self._journal.add(self._count, entry)
-            if logs.wanted():
-                self._journal.add(logs.read, entry)
+            self.tell(entry)
         return parts
+
+    def tell(self, entry: Answered) -> None:
+        """Count and log a request that has had its answer."""
+        self._journal.add(self._count, entry)
+        if logs.wanted():
+            logs.answered(entry)
 
 
 def _entry(environ: WSGIEnvironment, status: int, bytes_out: int | None) -> Answered | None:

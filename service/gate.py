@@ -1,8 +1,9 @@
-"""The gate before the application: while the queue is full, it refuses at next to no cost.
+"""The gate before the application: what is refused without it, at next to no cost.
 
 In and out: WSGI. A service that spends on what it refuses has less left for what it serves, so a
 POST that comes while the engine's queue is full gets its 503 here, before Flask, and its body is
-not read. Such answers are logged as one line a second with their count.
+not read. Such answers are logged as one line a second with their count. What does not even become
+a request, for it is too slow, too large or no HTTP, is refused here too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from service.correlation import correlation
 from service.drain import Drain
 from service.engine import Engine
 from service.headers import answer_headers
+from service.journal import Answered
 from service.problems import Refusals, error_body
 
 if TYPE_CHECKING:
@@ -36,13 +38,17 @@ STATUS_LINE = f"{_STATUS} {_STATUS.phrase}"
 QUEUE_FULL: Refusals = {_STATUS: FULL}
 """Of every POST."""
 
+Refused = tuple[list[tuple[str, str]], bytes]
+"""An answer's headers and its body."""
+
 log = logging.getLogger(__name__)
 
 
 class Gate:
-    """``application`` behind the gate; ``refused`` counts what was not let through.
+    """``application`` behind the gate.
 
-    ``origins`` may read its answers, as they may the application's; ``on_refusal`` is told of each.
+    ``origins`` may read its answers, as they may the application's. ``on_refusal`` is told of each
+    503, and ``tell`` of what became no request.
     """
 
     def __init__(
@@ -53,14 +59,15 @@ class Gate:
         *,
         origins: tuple[str, ...],
         on_refusal: Callable[[WSGIEnvironment], None],
+        tell: Callable[[Answered], None],
     ) -> None:
         self.application = application
         self._engine = engine
         self._drain = drain
         self._origins = origins
         self._on_refusal = on_refusal
+        self._tell = tell
         self._unlogged, self._next_line = 0, 0.0
-        self.refused = 0
 
     @property
     def full(self) -> bool:
@@ -87,9 +94,8 @@ class Gate:
             log.warning("refused %d requests: the queue is full", self._unlogged)
             self._unlogged, self._next_line = 0, time.monotonic() + LOG_SECONDS
 
-    def refusal(self, environ: WSGIEnvironment) -> tuple[list[tuple[str, str]], bytes]:
+    def refusal(self, environ: WSGIEnvironment) -> Refused:
         """Count a refused request; the headers and the body of its answer."""
-        self.refused += 1
         self._on_refusal(environ)
         self._unlogged += 1
         if time.monotonic() >= self._next_line:
@@ -97,15 +103,49 @@ class Gate:
         elif self._unlogged == 1:
             with suppress(RuntimeError):  # without a loop, the next one that comes later says it
                 asyncio.get_running_loop().call_later(LOG_SECONDS, self._log)
+        return self._problem(environ, _STATUS, FULL, ("Retry-After", RETRY_AFTER))
+
+    def no_request(
+        self, environ: WSGIEnvironment, status: HTTPStatus, detail: str, seconds: float
+    ) -> Refused:
+        """Count and log what became no request; the headers and the body of its answer.
+
+        ``environ`` is as much of it as is known.
+        """
+        headers, body = self._problem(environ, status, detail)
+        ids = correlation(environ)
+        entry = Answered(
+            created=time.time(),
+            request_id=ids.request_id,
+            trace_id=ids.trace_id,
+            method=environ.get("REQUEST_METHOD"),
+            path=environ.get("PATH_INFO"),
+            route=None,
+            variant=None,
+            status=status,
+            bytes_in=0,
+            bytes_out=len(body),
+            seconds=seconds,
+        )
+        self._tell(entry)
+        return headers, body
+
+    def _problem(
+        self,
+        environ: WSGIEnvironment,
+        status: HTTPStatus,
+        detail: str,
+        *headers: tuple[str, str],
+    ) -> Refused:
         request_id = correlation(environ).request_id
-        body, content_type = error_body(environ.get("PATH_INFO", ""), _STATUS, FULL, request_id)
-        headers = [
+        body, content_type = error_body(environ.get("PATH_INFO", ""), status, detail, request_id)
+        written = body.encode()
+        headers = (
             ("Content-Type", content_type),
-            ("Content-Length", str(len(body))),
-            ("Retry-After", RETRY_AFTER),
-            *answer_headers(environ, self._origins),
-        ]
-        return headers, body.encode()
+            ("Content-Length", str(len(written))),
+            *headers,
+        )
+        return [*headers, *answer_headers(environ, self._origins)], written
 
 
 def _last_on_its_connection(start_response: StartResponse) -> StartResponse:

@@ -23,10 +23,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 
-from service.correlation import new_request_id
 from service.exchange import Exchange
 from service.incoming import BODY, HEAD, IDLE, Incoming
-from service.problems import error_body
 from service.waiting import Turns, wait
 from service.wsgi import Answer, HungUpError, OnLoop
 
@@ -46,8 +44,8 @@ log = logging.getLogger(__name__)
 class Serving:
     """What the connections of one worker share.
 
-    ``ended`` is called when one of them ends, ``refused`` with the status of every answer that is
-    the protocol's own. ``date`` is a header line, for whoever owns the clock to renew.
+    ``ended`` is called when one of them ends. ``date`` is a header line, for whoever owns the clock
+    to renew.
     """
 
     application: OnLoop
@@ -56,7 +54,6 @@ class Serving:
     body_seconds: float
     idle_seconds: float
     ended: Callable[[], None]
-    refused: Callable[[HTTPStatus], None]
     date: bytes = b""
     connections: set[Connection] = field(default_factory=set)
 
@@ -198,13 +195,11 @@ class Connection(Incoming):
         """Write a whole answer, and go on to the connection's next request."""
         if self._transport.is_closing() or self._over:
             return
-        head, body, last = answer
-        close = b"" if exchange.keep_alive or last else _CLOSE
-        self._transport.write(b"%b%b%b\r\n%b" % (head, self._serving.date, close, body))
+        self._write(answer, close=not exchange.keep_alive)
         exchange.answered = True
         exchange.parts.clear()
         self._current = None
-        if last or not exchange.keep_alive:
+        if answer.last or not exchange.keep_alive:
             if self._stage == IDLE and self._paused is None and not self._unparsed:
                 self._transport.close()
             else:  # more has come, or is to come
@@ -215,6 +210,11 @@ class Connection(Incoming):
             self._resume()
             if self._stage == IDLE:
                 self._since = self._loop.time()
+
+    def _write(self, answer: Answer, *, close: bool) -> None:
+        line = _CLOSE if close and not answer.last else b""
+        head, date = answer.head, self._serving.date
+        self._transport.write(b"%b%b%b\r\n%b" % (head, date, line, answer.body))
 
     def _limit(self, what: str, seconds: float, allowed: float) -> None:
         if seconds > allowed:
@@ -232,14 +232,12 @@ class Connection(Incoming):
         if newest is not None and receiving and newest.answered:
             self._linger()  # all is said
         elif self._current is None or (receiving and newest is self._current):
-            path = self._url.split(b"?", 1)[0].decode("latin-1")
-            body, content_type = error_body(path, status, detail, new_request_id())
-            head = (
-                f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: {content_type}\r\n"
-                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            )
-            self._transport.write((head + body).encode())
-            self._serving.refused(status)
+            environ = self._environ if self._stage in (HEAD, BODY) else self._base.copy()
+            if self._stage == HEAD and self._url:
+                environ["PATH_INFO"] = self._url.split(b"?", 1)[0].decode("latin-1")
+            seconds = self._loop.time() - self._since
+            answer = self._serving.application.no_request(environ, status, detail, seconds)
+            self._write(answer, close=True)
             self._linger()
         elif newest is not None:  # those before it are still to be answered
             newest.keep_alive = False

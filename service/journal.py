@@ -35,14 +35,15 @@ Reader = Callable[[list[Any]], None]
 class Answered(NamedTuple):
     """A request that has had its answer; ``route`` is the URL rule, None where none matched.
 
-    ``created`` is the moment, as ``time.time()``; ``seconds`` is how long it took.
+    ``created`` is the moment, as ``time.time()``; ``seconds`` is how long it took. What was never
+    a whole request may have neither method nor path.
     """
 
     created: float
     request_id: str
     trace_id: str | None
-    method: str
-    path: str
+    method: str | None
+    path: str | None
     route: str | None
     variant: str | None
     status: int
@@ -87,7 +88,7 @@ class Journal:
             for reader, read in entries.items():
                 try:
                     reader(read)
-                except Exception:  # such as a log whose disk is full; counting goes on
+                except Exception:
                     log.exception("what requests did is not all written down")
         finally:
             self._reading.release()

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import json
 import logging
+import select
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from flask import has_request_context
 
 from service.correlation import correlation
-from service.journal import Answered
+from service.journal import Answered, Journal
 from service.messages import current
 
 LONGEST_PATH = 200
 """Characters of a path that are logged."""
+
+HALT_SECONDS = 0.5
+"""That a line waits, without a thread that could, for a reader that stands still."""
 
 _FIELDS = (
     *("request_id", "trace_id", "method", "path", "route", "variant", "status"),
@@ -50,21 +56,61 @@ class JsonFormatter(logging.Formatter):
 
 
 class Lines(logging.StreamHandler[TextIO]):
-    """Writes lines to a stream, many at a time where there are many."""
+    """Writes lines to a stream, whose reader may stand still: no request waits for him.
+
+    Once they are ``deferred``, a thread writes them, those of a moment together: a system call for
+    each costs more than its line. Without it, lines that would have to wait long are left out.
+    """
+
+    deferred: ClassVar[Journal | None] = None
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._halted = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or have it written."""
+        try:
+            line = self.format(record) + self.terminator
+        except Exception:  # of whatever was to be logged
+            self.handleError(record)
+            return
+        if self.deferred is not None:
+            self.deferred.add(self.write, line)
+        elif self._ready():
+            self.write([line])
 
     def handle_all(self, records: Iterable[logging.LogRecord]) -> None:
-        """Write all of ``records`` at once: a system call for each costs more than its line."""
+        """Write all of ``records`` at once, here and now."""
         lines = [
             self.format(record) + self.terminator
             for record in records
             if record.levelno >= self.level and self.filter(record)
         ]
-        self.acquire()
+        if self.deferred is not None or self._ready():
+            self.write(lines)
+
+    def write(self, lines: Iterable[str]) -> None:
+        """Write ``lines``; where that cannot be, say so on standard error."""
         try:
             self.stream.write("".join(lines))
-            self.flush()
-        finally:
-            self.release()
+            self.stream.flush()
+        except (OSError, ValueError) as error:  # a full disk, a reader who is gone; a closed file
+            with suppress(OSError, ValueError):
+                print(f"log lines are lost: {error}", file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Nothing is left to do: what is written is flushed."""
+
+    def _ready(self) -> bool:
+        """Whether the stream takes a line now, or soon."""
+        try:
+            taking = select.poll()
+            taking.register(self.stream.fileno(), select.POLLOUT)
+        except (OSError, ValueError):  # it is no file
+            return True
+        self._halted = not taking.poll(0 if self._halted else HALT_SECONDS * 1000)
+        return not self._halted
 
 
 def configuration(level: str) -> dict[str, Any]:
@@ -93,8 +139,24 @@ def wanted() -> bool:
     return log.isEnabledFor(logging.INFO)
 
 
-def read(entries: list[Answered]) -> None:
-    """Log what the journal tells of requests."""
+def defer() -> Journal:
+    """From now on have a thread of this process write; call it after the process has forked.
+
+    Returns what is to be flushed at the process's end.
+    """
+    Lines.deferred = Journal()
+    return Lines.deferred
+
+
+def answered(entry: Answered) -> None:
+    """Log a request that has had its answer."""
+    if Lines.deferred is not None:
+        Lines.deferred.add(_read, entry)
+    else:
+        _read([entry])
+
+
+def _read(entries: list[Answered]) -> None:
     records = []
     for entry in entries:
         record = log.makeRecord(
@@ -125,7 +187,7 @@ def _fields(entry: Answered) -> dict[str, Any]:
         "request_id": entry.request_id,
         "trace_id": entry.trace_id,
         "method": entry.method,
-        "path": entry.path[:LONGEST_PATH],
+        "path": entry.path and entry.path[:LONGEST_PATH],
         "route": entry.route,
         "variant": entry.variant,
         "status": entry.status,

@@ -13,14 +13,15 @@ slot is held by a lock that the kernel releases when its process ends, however i
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
 
 _LOCK = "slot-{}.lock"
 
@@ -29,30 +30,50 @@ class FolderError(Exception):
     """No folder can be made; the message says what would help."""
 
 
+@cache
+def memory() -> Path | None:
+    """Where files are memory; None where there is no such place that may be written."""
+    place = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+    return place if os.access(place, os.W_OK | os.X_OK) else None
+
+
 @contextmanager
 def shared(workers: int) -> Iterator[None]:
     """Have what this process starts count together, if that is several ``workers``.
 
-    Raises ``FolderError``.
+    A worker leaves this block too, when it ends: what it shares with others stays. Raises
+    ``FolderError``.
     """
-    if workers == 1 or os.environ.get(VARIABLE):
+    given, maker = os.environ.get(VARIABLE), os.getpid()
+    if given:
+        _check(Path(given))
+    if workers == 1 or given:
         yield
         return
-    memory = MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else None
     try:
-        made = TemporaryDirectory("", "batchnorm-metrics-", memory, ignore_cleanup_errors=True)
+        folder = tempfile.mkdtemp("", "batchnorm-metrics-", memory())
     except OSError as error:
         raise FolderError(
             f"several workers need a folder for their metrics, and none can be made "
-            f"({error.strerror}); let them write to {MEMORY}, or set {VARIABLE} to a folder, or "
+            f"({error.strerror}); let them write to /dev/shm, or set {VARIABLE} to a folder, or "
             "WEB_CONCURRENCY to 1"
         ) from None
-    with made as folder:
-        os.environ[VARIABLE] = folder
-        try:
-            yield
-        finally:
+    os.environ[VARIABLE] = folder
+    try:
+        yield
+    finally:
+        if os.getpid() == maker:
             os.environ.pop(VARIABLE, None)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(folder: Path) -> None:
+    """Raise ``FolderError`` for one that cannot be used."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise FolderError(
+            f"{VARIABLE} is {str(folder)!r}, which is no folder that may be written; make it so, "
+            "or leave the variable out"
+        )
 
 
 def shared_folder() -> Path | None:

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from service.engine import Engine
     from service.repository import Model, Repository
 
-PATIENCE = 0.5
-"""Seconds that a reader at work is waited for."""
-
 NO_ROUTE = "none"
 """The route of a request that no URL rule matches."""
 
@@ -146,7 +143,7 @@ class Metrics:
 
     def collected(self) -> CollectorRegistry:
         """What an encoder turns into text: all of this process, but no gauges of dead workers."""
-        self._journal.flush(timeout=PATIENCE)  # whoever reads the log may have stopped
+        self._journal.flush()
         if self._folder:
             with dead_slots(self._folder) as slots:
                 for slot in slots:

@@ -16,8 +16,8 @@ uint8 [batch, 32, 32, 3]; one output ``probabilities``, float32 [batch, classes]
 it, that rows are probabilities and that a picture answers the same alone and in a batch.
 
 Everything that is wrong with a file is a ``ModelError``, which names the file, what is wrong and
-the way out. ``service.runtime.GpuError`` is raised where a GPU is required and none works. Load
-after the process has forked. Nothing here knows HTTP.
+the way out. ``service.runtime.GpuError`` is raised where a GPU is required and none works.
+Sessions of one thread on CPUs survive a fork, others do not. Nothing here knows HTTP.
 """
 
 from __future__ import annotations

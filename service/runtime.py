@@ -25,6 +25,10 @@ onnxruntime.disable_telemetry_events()
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+CUDNN = "libcudnn.so.9"
+
+_failed: dict[str, str] = {}
+"""Why a provider that was tried did not start; it is not tried again for every model."""
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +60,7 @@ def create_session(model: bytes, options: RuntimeOptions = DEFAULT_OPTIONS) -> A
     cannot load. A session on CUDA, or of several threads, does not survive a fork; one of a single
     thread on the CPU does.
     """
-    cause = why_no_gpu()
+    cause = why_no_gpu() or _failed.get(CUDA)
     if cause is None:
         try:
             session = _session(model, options, [(CUDA, _cuda_options(options)), CPU])
@@ -66,6 +70,7 @@ def create_session(model: bytes, options: RuntimeOptions = DEFAULT_OPTIONS) -> A
         except Exception as error:  # its bindings raise a dozen unrelated types
             cause = f"ONNX Runtime could not start CUDA: {error}"
         log.warning("no GPU: %s", cause)
+        _failed[CUDA] = cause
     if options.require_gpu:
         raise GpuError(f"REQUIRE_GPU=1, but no GPU works: {cause}")
     return _session(model, options, [CPU])
@@ -91,6 +96,10 @@ def why_no_gpu() -> str | None:
     with contextlib.redirect_stdout(said):
         onnxruntime.preload_dlls()
     failures = [line for line in said.getvalue().splitlines() if line.startswith("Failed")]
+    try:
+        ctypes.CDLL(CUDNN)  # which is loaded by the first convolution, and not missed before
+    except OSError as error:
+        failures.append(str(error))
     return f"CUDA's libraries are incomplete: {failures[0]}" if failures else None
 
 

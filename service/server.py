@@ -9,12 +9,18 @@ is replaced. SIGTERM and SIGINT drain: see ``service.worker``; the server then e
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from contextlib import suppress
 from typing import Any
 
 from flask import Flask
+
+# gunicorn makes a number of this variable when it is imported; here an empty one counts as not set.
+if not os.environ.get("WEB_CONCURRENCY"):
+    os.environ.pop("WEB_CONCURRENCY", None)
+
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
@@ -22,7 +28,7 @@ from service import logs
 from service.acceptor import Board
 from service.app import create_app
 from service.capacity import worker_processes
-from service.metric_files import MEMORY, shared
+from service.metric_files import memory, shared
 from service.repository import ModelError, Repository, open_repository
 from service.runtime import GpuError, gpu_works, why_no_gpu
 from service.settings import Settings
@@ -75,7 +81,7 @@ class _Application(BaseApplication):
             "graceful_timeout": settings.drain_seconds + settings.deadline_seconds + GRACE_SECONDS,
             "logger_class": configured_logger(logs.configuration(settings.log_level)),
             "loglevel": settings.log_level,
-            "worker_tmp_dir": str(MEMORY) if MEMORY.is_dir() else None,
+            "worker_tmp_dir": memory() and str(memory()),
             "control_socket_disable": True,
             "pre_fork": self._seat,
             "child_exit": self._unseat,
@@ -116,3 +122,12 @@ class _Supervisor(Arbiter):
         self.handle_term()
 
     handle_quit = handle_int
+
+    def ignore(self) -> None:
+        """What gunicorn reloads, adds and removes workers by, and reopens logs: not done here.
+
+        The board has a place for each worker, models are loaded once, and logs go to stdout.
+        """
+        self.log.warning("this signal has no meaning here; to change anything, start it again")
+
+    handle_hup = handle_ttin = handle_ttou = handle_usr1 = handle_usr2 = ignore

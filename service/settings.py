@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service.numbers import whole
+
 PILLOW_PIXEL_LIMIT = 89_478_485
 """Above this many pixels Pillow itself warns of a decompression bomb (Image.MAX_IMAGE_PIXELS)."""
 
@@ -44,9 +46,10 @@ def _whole(least: int, most: int) -> Parser:
     """A parser for a whole number from ``least`` to ``most``, both allowed."""
 
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or not least <= int(text[:20]) <= most:
+        number = whole(text, least, most)
+        if number is None:
             raise ValueError(f"a whole number from {least} to {most}")
-        return int(text)
+        return number
 
     return parse
 
@@ -103,8 +106,8 @@ SETTINGS = (
         "WEB_CONCURRENCY",
         "0",
         _whole(0, 256),
-        "worker processes, which share the models' memory; 0: one for every ORT_THREADS usable "
-        "CPUs, and one alone where a GPU works",
+        "worker processes; 0: one for every ORT_THREADS usable CPUs, and one alone where a GPU "
+        "works",
     ),
     Setting(
         "MAX_BODY_BYTES",
@@ -148,8 +151,8 @@ SETTINGS = (
         "HEAD_SECONDS",
         "20",
         _whole(1, 3600),
-        "seconds that a request's head may take to arrive, and a new connection's first one to "
-        "begin; beyond it 408, and the connection is closed",
+        "seconds that a request's head may take to arrive; beyond it 408, and the connection is "
+        "closed, as is one on which for so long nothing has ever come",
     ),
     Setting(
         "BODY_SECONDS",
@@ -168,8 +171,9 @@ SETTINGS = (
         "API_KEYS",
         NONE,
         _keys,
-        "keys, separated by commas, one of which every request but those to the health routes "
-        "must bring, as Authorization: Bearer <key> or X-API-Key: <key>; none: no key is needed",
+        "keys, separated by commas, one of which every request must bring, as Authorization: "
+        "Bearer <key> or X-API-Key: <key>, but to the health routes and for the page's scripts, "
+        "styles and examples; none: no key is needed",
         secret=True,
     ),
     Setting(
@@ -190,7 +194,8 @@ SETTINGS = (
         "ORT_THREADS",
         "1",
         _whole(1, 1024),
-        "CPU threads of one run; above 1, each worker has the models in memory for itself",
+        "CPU threads of one run; at 1 the workers share the models' memory, above it, as on a GPU, "
+        "each has them for itself",
     ),
     Setting(
         "LOG_LEVEL",

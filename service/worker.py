@@ -12,6 +12,7 @@ import gc
 import logging.config
 import os
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import Any
@@ -20,10 +21,10 @@ import numpy as np
 import uvloop
 from gunicorn.workers.base import Worker
 
+from service import logs
 from service.acceptor import Acceptor, Board
 from service.gate import Gate
 from service.http1 import Connection, Serving
-from service.metrics import metrics_of
 from service.repository import IMAGE_SHAPE
 from service.state import State, state_of
 from service.waiting import Turns
@@ -72,10 +73,16 @@ class LoopWorker(Worker):
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
+        lines = logs.defer()
         try:
             self.loop.run_until_complete(self._serve())
         finally:
-            state_of(self.wsgi).journal.flush(timeout=FLUSH_SECONDS)
+            state_of(self.wsgi).journal.flush()
+            last = threading.Thread(target=lines.flush, daemon=True)
+            last.start()
+            last.join(FLUSH_SECONDS)
+            if last.is_alive():  # nothing more can be said, and Python would wait for its lock
+                os._exit(0)
 
     async def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see ``service.server``
@@ -91,7 +98,6 @@ class LoopWorker(Worker):
             body_seconds=state.settings.body_seconds,
             idle_seconds=KEEP_ALIVE_SECONDS,
             ended=lambda: acceptors[0].ended(),
-            refused=metrics_of(self.wsgi).refused,
         )
         serving.sweep()
 

@@ -69,6 +69,13 @@ class OnLoop:
         headers, body = self._gate.refusal(environ)
         return _written(STATUS_LINE, headers, body)
 
+    def no_request(
+        self, environ: WSGIEnvironment, status: HTTPStatus, detail: str, seconds: float
+    ) -> Answer:
+        """The whole answer to what became no request; ``environ`` is what is known of it."""
+        headers, body = self._gate.no_request(environ, status, detail, seconds)
+        return _written(f"{status} {status.phrase}", headers, body)
+
     def _reads(self, environ: WSGIEnvironment) -> bool:
         """Whether there is a body, and not one that is too large."""
         length = environ.get("CONTENT_LENGTH", "")

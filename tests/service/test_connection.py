@@ -32,13 +32,14 @@ async def asking(
     """A connection on which ``sent`` has been sent."""
     loop, turns = asyncio.get_running_loop(), Turns()
     engine: Any = SimpleNamespace(full=full)
-    gate = Gate(application, engine, Drain(), origins=(), on_refusal=lambda _: None)
+    gate = Gate(
+        application, engine, Drain(), origins=(), on_refusal=lambda _: None, tell=lambda _: None
+    )
     serving = Serving(
         OnLoop(gate, gate, 1 << 20),
         turns,
         *(DEADLINE, body, idle),
         ended=lambda: None,
-        refused=lambda _: None,
     )
     serving.sweep()
     server = await loop.create_server(lambda: Connection(serving), "127.0.0.1", 0)

@@ -386,7 +386,7 @@ def test_where_no_folder_can_be_made_the_message_says_what_helps(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-    monkeypatch.setattr("service.metric_files.TemporaryDirectory", refuse)
+    monkeypatch.setattr("service.metric_files.tempfile.mkdtemp", refuse)
     with pytest.raises(FolderError, match=r"\(Read-only file system\).*WEB_CONCURRENCY to 1"):
         shared(2).__enter__()
 
