@@ -21,6 +21,11 @@ from service.settings import Settings
 from tests.service.contract import ContractClient
 from tests.service.tiny import VARIANTS, make_card, make_model, write_repository
 
+# Helpers whose assertions say as much as the tests' own where they fail.
+pytest.register_assert_rewrite(
+    *(f"tests.service.{name}" for name in ("clients", "counted", "engines", "oip", "trouble"))
+)
+
 # The same cases every time where a failure must mean a change; new ones at a developer's desk.
 hypothesis_settings.register_profile("service", deadline=None, derandomize="CI" in os.environ)
 hypothesis_settings.load_profile("service")

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.service.mutations import FORMATS, SOURCES, changed_forms, changed_pictures
+from tests.service.formats import FORMATS, SOURCES
+from tests.service.mutations import changed_forms, changed_pictures
 from tests.service.processes import memory
 from tests.service.test_server import Running, started, wait_until_alive
 

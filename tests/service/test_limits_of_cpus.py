@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import requests
 
+from tests.service.exposition import samples, total
 from tests.service.processes import cpu_seconds, workers
-from tests.service.test_metrics import samples, total
 from tests.service.test_server import DEADLINE, Running, started, wait_until_alive
 from tests.service.tiny import encode, make_card, make_model, write_repository
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import requests
 
+from tests.service.exposition import Samples, requests_by, samples, settled, total
 from tests.service.mixed import (
     MODELS,
     TOLERANCE,
@@ -24,7 +25,6 @@ from tests.service.mixed import (
     oracle_rows,
     write_models,
 )
-from tests.service.test_metrics import Samples, requests_by, samples, settled, total
 from tests.service.test_server import DEADLINE, Running, started, wait_until_alive
 
 REQUESTS = 10_000

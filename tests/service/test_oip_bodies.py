@@ -1,66 +1,19 @@
-"""Bodies that no client library sends: refused in the protocol's form, never the server's fault."""
+"""Bodies that no client library sends: answered where the protocol allows them, else refused."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import zlib
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from werkzeug.test import TestResponse
 
-from service.app import create_app
-from service.engine import DeadlineError, Engine, OverloadedError
-from service.settings import Settings
-from service.state import state_of
+from tests.service.oip import FLAT, LENGTH, NESTED, PICTURE, assert_error, document, output, post
 from tests.service.tiny import oracle
 
-PATH = "/v2/models/relu_with_bn/versions/1/infer"
-LENGTH = "Inference-Header-Content-Length"
-PICTURE = np.random.default_rng(11).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
-FLAT = PICTURE.ravel().tolist()
-
-
-def document(tensor: dict[str, Any] | None = None, **others: Any) -> dict[str, Any]:
-    """A request for one picture; ``tensor`` and ``others`` change it, ... takes a field away."""
-    image = {"name": "images", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": FLAT}
-    changed = {"inputs": [_without(image | (tensor or {}))]} | others
-    return _without(changed)
-
-
-def _without(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value is not ...}
-
-
-def output(**parameters: Any) -> dict[str, Any]:
-    return document(outputs=[{"name": "probabilities", "parameters": parameters}])
-
-
-def post(client: FlaskClient, body: Any, **headers: str) -> TestResponse:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return client.post(PATH, data=data, headers={k.replace("_", "-"): headers[k] for k in headers})
-
-
-def assert_error(response: TestResponse, status: int, words: str = "") -> None:
-    assert response.status_code == status, response.text
-    assert response.content_type == "application/json"
-    answer = json.loads(response.text)
-    assert list(answer) == ["error"]
-    assert words in answer["error"]
-    assert len(response.text) < 500
-    assert "Traceback" not in response.text
-
-
-NESTED = PICTURE.tolist()
 CUT = [[*NESTED[0][:31], NESTED[0][31][:31]]]
 
 MALFORMED: list[tuple[Any, str]] = [
@@ -207,209 +160,8 @@ def test_content_encodings(client: FlaskClient, body: Any, encoding: str, status
     assert (response.headers.get("Accept-Encoding") is not None) == (status == 415)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "words"),
-    [
-        ("GET", "/v2/nothing/here", 404, "not found"),
-        ("GET", "/v2/models", 404, "not found"),
-        ("GET", "/v2/models/vgg", 404, "there are relu_with_bn, sigmoid_without_bn"),
-        ("GET", "/v2/models/vgg/ready", 404, "no variant 'vgg'"),
-        ("GET", "/v2/models/relu_with_bn/versions/9", 404, "there are 1, 2"),
-        ("GET", "/v2/models/relu_with_bn/versions/-1/ready", 404, "no version '-1'"),
-        ("GET", f"/v2/models/relu_with_bn/versions/{'9' * 5000}", 404, "no version '999"),
-        ("POST", "/v2/models/vgg/infer", 404, "no variant 'vgg'"),
-        ("POST", "/v2/repository/models/relu_with_bn/unload", 404, "not found"),
-        ("GET", PATH, 405, "method is not allowed"),
-        ("DELETE", "/v2", 405, "method is not allowed"),
-    ],
-)
-def test_errors_of_routing_have_the_protocols_form(
-    client: FlaskClient, method: str, path: str, status: int, words: str
-) -> None:
-    response = client.open(path, method=method)
-    assert_error(response, status, words)
-    assert ("Allow" in response.headers) == (status == 405)
-
-
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"ready": true}', b'{"ready": false}'])
-def test_the_index_lists_every_version(client: FlaskClient, body: bytes) -> None:
-    answer = client.post("/v2/repository/index", data=body).json
-    assert [f"{each['name']}/{each['version']}" for each in answer] == [
-        "relu_with_bn/1",
-        "relu_with_bn/2",
-        "sigmoid_without_bn/1",
-    ]
-
-
-@pytest.mark.parametrize("body", [b"[]", b"{", b"\xff", b'{"ready": 1}', b"0" * 9])
-def test_the_index_refuses_what_is_no_request_for_it(client: FlaskClient, body: bytes) -> None:
-    assert_error(client.post("/v2/repository/index", data=body), 400)
-
-
-def test_the_servers_metadata_are_there_with_and_without_a_slash(client: FlaskClient) -> None:
-    assert client.get("/v2").json == client.get("/v2/").json != {}
-
-
 def test_bodies_and_tensors_have_their_ceilings(client: FlaskClient) -> None:
     assert_error(post(client, bytes((1 << 20) + 1)), 413, "larger than the 1048576 bytes")
     many = document({"shape": [5, 32, 32, 3], "data": FLAT * 5})
     assert_error(post(client, many), 413, "5 pictures are more than the 4 that one request may")
     assert_error(post(client, document({"shape": [10**1000, 32, 32, 3]})), 413, "pictures")
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "words"),
-    [
-        (OverloadedError(), 503, "too many pictures are waiting"),
-        (DeadlineError(), 504, "no answer within the 10 seconds"),
-        (RuntimeError("secret"), 500, "the service failed; its log says why"),
-    ],
-)
-def test_the_engines_refusals_and_faults_have_the_protocols_form(
-    app: Flask,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    status: int,
-    words: str,
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(state_of(app).engine, "run", fail)
-    response = post(app.test_client(), document())
-    assert_error(response, status, words)
-    assert ("Retry-After" in response.headers) == (status == 503)
-
-
-def test_the_gate_refuses_each_path_in_its_own_form(
-    app: Flask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Engine, "full", property(lambda _: True))
-    response = post(app.test_client(), document())
-    assert_error(response, 503, "too many pictures are waiting")
-    assert response.headers["Retry-After"] == "1"
-    assert app.test_client().post("/predict").content_type == "application/problem+json"
-
-
-def test_without_models_the_server_is_live_but_not_ready(
-    settings: Settings, tmp_path: Path
-) -> None:
-    client = create_app(replace(settings, models_dir=tmp_path / "none")).test_client()
-    assert client.get("/v2").status_code == 200
-    assert client.get("/v2/health/live").json == {"live": True}
-    for answer in (
-        client.get("/v2/health/ready"),
-        client.get("/v2/models/relu_with_bn"),
-        client.get("/v2/models/relu_with_bn/ready"),
-        client.post("/v2/repository/index"),
-        post(client, document()),
-    ):
-        assert_error(answer, 503, "none/manifest.json: there is no such file")
-
-
-def _binary() -> bytes:
-    tensor = {"data": ..., "parameters": {"binary_data_size": 3072}}
-    return json.dumps(document(tensor, id="7")).encode()
-
-
-HEAD = _binary()
-SEEDS = (
-    (HEAD + PICTURE.tobytes(), len(HEAD)),
-    (json.dumps(document()).encode(), None),
-    (json.dumps(output(classification=5, binary_data=True)).encode(), None),
-)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
-    max_leaves=8,
-)
-
-
-def fits(response: TestResponse) -> None:
-    """Whatever was sent, it is answered, or refused as the sender's fault."""
-    if response.status_code == 200:
-        return
-    assert response.status_code in (400, 413, 415)
-    assert_error(response, response.status_code)
-
-
-def _edit(data: bytes, place: int, edit: str, extra: bytes) -> bytes:
-    edits: dict[str, Callable[[], bytes]] = {
-        "cut": lambda: data[:place],
-        "insert": lambda: data[:place] + extra + data[place:],
-        "replace": lambda: data[:place] + extra + data[place + len(extra) :],
-        "drop": lambda: data[:place] + data[place + 1 + len(extra) :],
-        "repeat": lambda: data[:place] + data,
-    }
-    return edits[edit]()
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    seed=st.sampled_from(SEEDS),
-    edits=st.lists(
-        st.tuples(
-            st.integers(0, 400) | st.integers(0, 20_000),
-            st.sampled_from(["cut", "insert", "replace", "drop", "repeat"]),
-            st.binary(max_size=4) | st.sampled_from([b'"', b"[", b"{", b"9", b"-", b"\\", b","]),
-        ),
-        max_size=3,
-    ),
-    length=st.none() | st.integers(-1, 4000).map(str) | st.text("0123456789-+. ,x", max_size=6),
-    encoding=st.sampled_from([None, None, None, None, "gzip", "deflate", "br"]),
-)
-def test_mutated_bytes_are_never_the_servers_fault(
-    app: Flask,
-    seed: tuple[bytes, int | None],
-    edits: list[tuple[int, str, bytes]],
-    length: str | None,
-    encoding: str | None,
-) -> None:
-    data, right = seed
-    for place, edit, extra in edits:
-        data = _edit(data, place % (len(data) + 1), edit, extra)
-    header = length if length is not None else None if right is None else str(right)
-    headers = {LENGTH: header, "Content-Encoding": encoding}
-    sent = {name: value for name, value in headers.items() if value is not None}
-    fits(app.test_client().post(PATH, data=data, headers=sent))
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    path=st.sampled_from(
-        [
-            ("id",),
-            ("inputs",),
-            ("outputs",),
-            ("parameters",),
-            ("inputs", 0),
-            ("outputs", 0),
-            ("inputs", 0, "name"),
-            ("inputs", 0, "shape"),
-            ("inputs", 0, "shape", 0),
-            ("inputs", 0, "datatype"),
-            ("inputs", 0, "parameters"),
-            ("inputs", 0, "parameters", "binary_data_size"),
-            ("inputs", 0, "data"),
-            ("inputs", 0, "data", 0),
-            ("outputs", 0, "name"),
-            ("outputs", 0, "parameters"),
-            ("outputs", 0, "parameters", "binary_data"),
-            ("outputs", 0, "parameters", "classification"),
-            ("parameters", "binary_data_output"),
-        ]
-    ),
-    value=JSON,
-    nested=st.booleans(),
-)
-def test_any_json_in_any_place_is_never_the_servers_fault(
-    app: Flask, path: tuple[str | int, ...], value: Any, nested: bool
-) -> None:
-    body = json.loads(json.dumps(output(classification=3)))
-    body["parameters"] = {}
-    body["inputs"][0] |= {"parameters": {}, "data": PICTURE.tolist() if nested else FLAT[:]}
-    place = body
-    for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
-    fits(post(app.test_client(), body))

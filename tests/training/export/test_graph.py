@@ -1,0 +1,144 @@
+"""The exported graph: it is the frozen net, and holds nothing of training."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
+
+import training.export
+from tests.training import oracle
+from tests.training.export.published import contents, keras_answers
+from training.dataset import Dataset
+from training.export import ExportError, check_inference_graph, convert, export
+from training.nets import build
+from training.variants import VARIANTS
+
+
+def test_the_interface_is_bytes_in_and_probabilities_out(graph: onnx.ModelProto) -> None:
+    (images,), (probabilities,) = graph.graph.input, graph.graph.output
+    assert (images.name, probabilities.name) == ("images", "probabilities")
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert probabilities.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    for value, shape in ((images, [32, 32, 3]), (probabilities, [100])):
+        batch, *rest = value.type.tensor_type.shape.dim
+        assert not batch.HasField("dim_value")  # any number of pictures
+        assert [each.dim_value for each in rest] == shape
+
+
+def test_the_graph_holds_nothing_of_training(graph: onnx.ModelProto) -> None:
+    assert {each.domain for each in graph.opset_import} <= {"", "ai.onnx.ml"}
+    assert next(each.version for each in graph.opset_import if each.domain == "") >= 17
+    onnx.checker.check_model(graph, full_check=True)
+    kinds = [node.op_type for node in graph.graph.node]
+    assert kinds.count("Conv") == 10
+    assert kinds.count("MaxPool") == 4
+    assert not {kind for kind in kinds if kind.startswith("Reduce") or "Random" in kind}
+    assert not {"Dropout", "Bernoulli", "Multinomial", "If", "Loop"} & set(kinds)
+    for node in graph.graph.node:
+        if node.op_type == "BatchNormalization":
+            assert not any(each.name == "training_mode" and each.i for each in node.attribute)
+            assert len(node.output) == 1  # training mode has the new averages as well
+
+
+def test_the_graph_computes_the_frozen_net_by_onnxs_own_evaluator(
+    graph: onnx.ModelProto, relu_with_bn: Any, dataset: Dataset
+) -> None:
+    images = dataset.test_images[:3]
+    (found,) = ReferenceEvaluator(graph).run(["probabilities"], {"images": images})
+    expected = oracle.forward(
+        oracle.weights_of(relu_with_bn.frozen), "relu", relu_with_bn.training_mean, images
+    )
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found, keras_answers(relu_with_bn.frozen, images), atol=1e-5)
+
+
+@settings(max_examples=12, deadline=None)
+@given(places=st.lists(st.integers(0, 999), min_size=1, max_size=9), which=st.integers(0, 8))
+def test_a_picture_answers_the_same_alone_and_in_a_batch(
+    places: list[int], which: int, model: Any, relu_with_bn: Any, dataset: Dataset
+) -> None:
+    """In Keras, in ONNX Runtime as the service runs it, and across the two."""
+    images = dataset.test_images[places]
+    place = which % len(places)
+    alone = images[place : place + 1]
+    kept = keras_answers(relu_with_bn.frozen, images)
+    served = model.run(images)
+    np.testing.assert_allclose(
+        keras_answers(relu_with_bn.frozen, alone)[0], kept[place], rtol=0, atol=1e-6
+    )
+    np.testing.assert_allclose(model.run(alone)[0], served[place], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(served, kept, rtol=0, atol=1e-5)
+
+
+def test_a_graph_traced_in_training_mode_is_refused_and_nothing_published(
+    relu_with_bn: Any, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.export, "convert", partial(convert, training=True))
+    with pytest.raises(ExportError, match="the graph is in training mode: it holds"):
+        export(relu_with_bn.folder, dataset, tmp_path / "models")
+    assert contents(tmp_path) == {}
+
+
+def test_batch_statistics_in_a_graph_are_refused_without_dropout_too() -> None:
+    net = build(VARIANTS["relu_with_bn"], 120.0, seed=0, dropout=0.0)
+    with pytest.raises(ExportError, match=r"it holds .*(ReduceMean|training_mode)"):
+        convert(net, training=True)
+
+
+def test_dropout_in_a_graph_is_refused_without_normalization_too() -> None:
+    net = build(VARIANTS["relu_without_bn"], 120.0, seed=0)
+    with pytest.raises(ExportError, match="the graph is in training mode"):
+        convert(net, training=True)
+
+
+def node_graph(kind: str, opset: int = 17, domain: str = "", **attributes: Any) -> onnx.ModelProto:
+    names = {"BatchNormalization": ["x", "s", "s", "s", "s"]}.get(kind, ["x"])
+    outputs = ["y", "m", "v"] if attributes.get("training_mode") else ["y"]
+    node = onnx.helper.make_node(kind, names, outputs, domain=domain, **attributes)
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3])
+    s = onnx.numpy_helper.from_array(np.ones(3, np.float32), "s")
+    imports = [onnx.helper.make_opsetid("", opset)]
+    if domain:
+        imports.append(onnx.helper.make_opsetid(domain, 1))
+    graph = onnx.helper.make_graph([node], "one", [x], [y], [s])
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (node_graph("ReduceMean"), "it holds ReduceMean"),
+        (node_graph("Dropout"), "it holds Dropout"),
+        (node_graph("RandomUniformLike"), "it holds RandomUniformLike"),
+        (node_graph("Bernoulli"), "it holds Bernoulli"),
+        (
+            node_graph("BatchNormalization", training_mode=1),
+            "it holds BatchNormalization with training_mode",
+        ),
+        (node_graph("Anything", domain="somebody"), "Anything of domain 'somebody'"),
+        (node_graph("Relu", opset=16), "of opset 16, not 17 or above"),
+        (node_graph("NoSuchOperator"), "not valid ONNX"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_graph_unfit_to_serve_is_refused_by_what_it_holds(
+    bad: onnx.ModelProto, says: str
+) -> None:
+    with pytest.raises(ExportError, match=says):
+        check_inference_graph(bad)
+
+
+@pytest.mark.parametrize("kind", ["Relu", "BatchNormalization"])
+def test_a_graph_in_inference_mode_is_not_refused(kind: str) -> None:
+    check_inference_graph(node_graph(kind))

@@ -1,0 +1,66 @@
+"""Versions: which place a net takes among those that are published already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from service.manifest import Entry
+from service.repository import load_repository
+from tests.training.export.published import contents, keras_answers, listed
+from training.dataset import Dataset
+from training.export import export
+
+
+def test_a_net_that_is_published_already_is_left_as_it_is(
+    own: Path, relu_with_bn: Any, dataset: Dataset
+) -> None:
+    before = contents(own)
+    said: list[str] = []
+    entry = export(relu_with_bn.folder, dataset, own, say=said.append)
+    assert entry == Entry(**listed(own)["relu_with_bn", 1])
+    assert said == ["relu_with_bn: version 1 is this very net, nothing to publish"]
+    assert contents(own) == before
+
+
+def test_another_net_becomes_the_next_version(own: Path, nudged: Path, dataset: Dataset) -> None:
+    before = contents(own)
+    entry = export(nudged, dataset, own)
+    assert (entry.version, entry.file) == (2, "relu_with_bn/2/model.onnx")
+    assert set(listed(own)) == {("relu_with_bn", 1), ("relu_with_bn", 2)}
+    assert contents(own)["relu_with_bn/1/model.onnx"] == before["relu_with_bn/1/model.onnx"]
+    served = load_repository(own).get("relu_with_bn")
+    assert served.version == 2
+    net = keras.saving.load_model(nudged / "frozen.keras", compile=False)
+    images = dataset.test_images[:5]
+    np.testing.assert_allclose(served.run(images), keras_answers(net, images), atol=1e-5)
+
+
+def test_another_net_takes_the_last_ones_place_if_asked_to(
+    own: Path, nudged: Path, dataset: Dataset
+) -> None:
+    before = contents(own)
+    entry = export(nudged, dataset, own, replace_last=True)
+    assert entry.version == 1
+    assert set(contents(own)) == set(before)
+    assert contents(own)["relu_with_bn/1/model.onnx"] != before["relu_with_bn/1/model.onnx"]
+    assert load_repository(own).get("relu_with_bn").sha256 == entry.sha256
+
+
+def test_other_variants_stay_as_they_are(own: Path, relu_without_bn: Any, dataset: Dataset) -> None:
+    before, entries = contents(own), listed(own)
+    entry = export(relu_without_bn.folder, dataset, own, default="relu_without_bn")
+    assert (entry.variant, entry.version) == ("relu_without_bn", 1)
+    after = contents(own)
+    assert {name: after[name] for name in before if name != "manifest.json"} == {
+        name: data for name, data in before.items() if name != "manifest.json"
+    }
+    assert listed(own)["relu_with_bn", 1] == entries["relu_with_bn", 1]
+    repository = load_repository(own)
+    assert repository.default == "relu_without_bn"
+    assert repository.get().card.frozen.kind == "none"
+    assert repository.get().card.normalization is None
+    assert repository.get("relu_with_bn").card.normalization == "batch"

@@ -1,0 +1,91 @@
+"""A step: which pictures it sees, and that its chance comes from the seed and the step alone."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training import nets
+from training.recipes import RECIPES, Augmentation
+from training.step import Fitter, batch_indices
+from training.variants import VARIANTS
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    pictures=st.integers(1, 50),
+    batch=st.integers(1, 120),
+    passes=st.integers(1, 3),
+)
+def test_every_pass_shows_every_picture_once(
+    seed: int, pictures: int, batch: int, passes: int
+) -> None:
+    steps = -(-passes * pictures // batch)
+    stream = np.concatenate([batch_indices(seed, step, batch, pictures) for step in range(steps)])
+    assert len(stream) == steps * batch
+    for number in range(passes):
+        shown = stream[number * pictures : (number + 1) * pictures]
+        assert sorted(shown.tolist()) == list(range(pictures))
+
+
+def test_passes_and_seeds_have_their_own_orders() -> None:
+    first, second = (batch_indices(0, step, 1000, 1000) for step in (0, 1))
+    other = batch_indices(1, 0, 1000, 1000)
+    in_order = np.arange(1000)
+    for one, two in itertools.combinations((first, second, other, in_order), 2):
+        assert (one == two).mean() < 0.02
+    np.testing.assert_array_equal(batch_indices(0, 1, 1000, 1000), second)
+    np.testing.assert_array_equal(  # whatever the size of the batch
+        np.concatenate([batch_indices(0, step, 250, 1000) for step in range(4)]), first
+    )
+
+
+PLAIN = Augmentation(shear=0.0, zoom=0.0, flip=False)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "dropout"),
+    [(Augmentation(), 0.15), (PLAIN, 0.15), (Augmentation(), 0.0)],
+    ids=["both", "dropout alone", "augmentation alone"],
+)
+def test_chance_in_a_step_comes_from_the_seed_and_the_step_alone(
+    augmentation: Augmentation, dropout: float, small_dataset: Any
+) -> None:
+    recipe = replace(RECIPES["demo"], augmentation=augmentation, dropout=dropout)
+    images = small_dataset.train_images[:4]
+
+    def fitter(seed: int) -> Fitter:
+        net = nets.build(VARIANTS["relu_without_bn"], 120.0, seed=0, dropout=dropout)
+        return Fitter(net, recipe, seed)
+
+    def logits(fitter: Fitter, step: int) -> np.ndarray:
+        inputs = images, np.array([step], np.int32)
+        return keras.ops.convert_to_numpy(fitter(inputs, training=True))
+
+    one, two, other = fitter(0), fitter(0), fitter(1)
+    seventh = logits(one, 7)
+    assert np.abs(logits(one, 8) - seventh).max() > 1e-4
+    np.testing.assert_array_equal(logits(one, 7), seventh)  # nothing is left of step 8
+    np.testing.assert_array_equal(logits(two, 7), seventh)  # nor matters what went before
+    assert np.abs(logits(other, 7) - seventh).max() > 1e-4
+
+
+def test_inference_sees_the_pictures_as_they_are(small_dataset: Any) -> None:
+    images = small_dataset.train_images[:4]
+    net = nets.build(VARIANTS["relu_with_bn"], 120.0, seed=0)
+    fitter = Fitter(net, RECIPES["demo"], seed=0)
+    probabilities = keras.ops.convert_to_numpy(net(images.astype(np.float32), training=False))
+    for step in (0, 1):
+        logits = fitter((images, np.array([step], np.int32)), training=False)
+        powers = np.exp(keras.ops.convert_to_numpy(logits).astype(np.float64))
+        np.testing.assert_allclose(
+            powers / powers.sum(axis=1, keepdims=True), probabilities, atol=1e-6
+        )

@@ -1,0 +1,17 @@
+"""Recipes of few steps for the tests of the fit, and the history that a trial leaves."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from training.recipes import Recipe
+
+
+def make_recipe(steps: int, steps_per_epoch: int) -> Recipe:
+    return Recipe("test", "synthetic", steps, steps_per_epoch, batch=4, learning_rate=1e-3)
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
