@@ -2,7 +2,8 @@
 
 A view raises ``Problem(status, detail)``. The body is RFC 9457's ``application/problem+json``:
 {"type", "title", "status", "detail"}; "type" is "about:blank", so "title" is the status code's own
-phrase (section 4.2.1). Beside them stands "request_id", as in the log (section 3.2). Under /v2 the body is the Open Inference Protocol's: {"error"}.
+phrase (section 4.2.1). Beside them stands "request_id", as in the log (section 3.2). Under /v2 the
+body is the Open Inference Protocol's: {"error"}.
 """
 
 from __future__ import annotations

@@ -281,6 +281,8 @@ def test_a_hostile_file_name_is_harmless(client: FlaskClient, name: str) -> None
         ("POST", "/predict?top_k=-1", 400, "top_k is '-1'"),
         ("POST", "/predict?top_k=%D9%A5", 400, "allowed: 1 to 100"),
         ("POST", "/predict?top_k=" + "9" * 3000, 400, "allowed: 1 to 100"),
+        ("POST", "/predict?top_k=" + "0" * 19 + "1000", 400, "allowed: 1 to 100"),
+        ("POST", "/predict?top_k=" + "0" * 19 + "1" * 5000, 400, "allowed: 1 to 100"),
         ("POST", "/predict?top_k=1&top_k=2", 400, "top_k is given twice"),
         ("POST", "/predict?topk=1", 400, "unknown query parameter 'topk'; allowed: variant"),
         ("POST", "/compare?variant=relu_with_bn", 400, "allowed: top_k"),

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,24 @@ def test_a_head_that_is_too_large_is_answered_with_431(server: Running) -> None:
     assert f"{MAX_HEAD_BYTES} bytes" in problem["detail"]
     counted = requests.get(f"{server.url}/metrics", timeout=DEADLINE).text
     assert 'batchnorm_requests_total{route="none",status="431",variant=""} 1.0' in counted
+
+
+def test_what_becomes_no_request_is_answered_and_logged_as_all_else(server: Running) -> None:
+    asked = b"GET /v1 HTTP/1.1\r\nOrigin: https://a.example\r\nX-Request-ID: mine\r\n\r\n"
+    head, _, body = server.send(asked, hang_up=False).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    headers = {line.partition(b": ")[0] for line in head.split(b"\r\n")[1:]}
+    usual = requests.get(f"{server.url}/nowhere", headers={"Origin": "https://a.example"})
+    expected = {"Connection", *usual.headers}
+    assert {name.lower() for name in headers} == {name.lower().encode() for name in expected}
+    assert json.loads(body)["request_id"] == "mine"
+    requests.get(f"{server.url}/metrics", timeout=DEADLINE)
+    until = time.monotonic() + DEADLINE
+    while not (found := [line for line in server.lines() if line.get("request_id") == "mine"]):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    (line,) = found
+    assert (line["path"], line["status"], line["bytes_out"]) == ("/v1", 400, len(body))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -41,6 +41,11 @@ class Running:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged so far."""
+        text = os.pread(self.log.fileno(), os.fstat(self.log.fileno()).st_size, 0)
+        return [json.loads(line) for line in text.splitlines()]
+
     def send(self, data: bytes, *, hang_up: bool) -> bytes:
         """Send raw bytes, end the sending if need be, and read until the server closes."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as connection:
@@ -58,6 +63,7 @@ def started(
     models_dir: Path,
     *,
     command: Sequence[str] = (sys.executable, "-m", "service"),
+    stdout: int | None = None,
     **variables: str,
 ) -> Iterator[Running]:
     with socket.socket() as free:
@@ -72,7 +78,8 @@ def started(
         **variables,
     }
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.PIPE)
+        output = log if stdout is None else stdout
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.PIPE)
         try:
             yield Running(process, port, log)
         finally:

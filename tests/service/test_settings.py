@@ -38,6 +38,7 @@ def test_values_come_from_the_environment_and_empty_ones_count_as_not_set() -> N
         ("PORT", " 8000", "a whole number from 1 to 65535"),
         ("PORT", "٨", "a whole number from 1 to 65535"),
         ("PORT", "9" * 5000, "a whole number from 1 to 65535"),
+        ("PORT", "0" * 19 + "199999", "a whole number from 1 to 65535"),
         ("WEB_CONCURRENCY", "-1", "a whole number from 0 to 256"),
         ("MAX_BODY_BYTES", "10MB", "a whole number from 1 to"),
         ("MAX_PIXELS", "1e6", "a whole number from 1 to"),

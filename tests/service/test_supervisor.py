@@ -16,26 +16,32 @@ import numpy as np
 import pytest
 import requests
 
+from service.journal import DELAY
 from tests.service.processes import workers
-from tests.service.test_metrics_of_workers import two_workers, wait_for_workers
+from tests.service.test_operations import wait_for_workers
 from tests.service.test_server import DEADLINE, Running, started, wait_until_alive
 from tests.service.tiny import encode
-
-__all__ = ["two_workers"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-def lines(server: Running) -> list[dict[str, object]]:
-    server.log.seek(0)
-    return [json.loads(line) for line in server.log.read().splitlines()]
+@pytest.fixture
+def two_workers(models_dir: Path) -> Iterator[Running]:
+    with started(models_dir, WEB_CONCURRENCY="2", PROMETHEUS_MULTIPROC_DIR="") as server:
+        wait_until_alive(server)
+        wait_for_workers(server, 2)
+        yield server
 
 
 def counted(server: Running) -> float:
-    """The pictures that all workers together say they have computed."""
-    text = requests.get(f"{server.url}/metrics", timeout=DEADLINE).text
-    found = [line for line in text.splitlines() if line.startswith("batchnorm_images_total{")]
-    return sum(float(line.split()[-1]) for line in found)
+    """The pictures that all workers together say they have computed, once they agree."""
+    seen: list[float] = []
+    while len(seen) < 5 or len(set(seen[-5:])) > 1:
+        text = requests.get(f"{server.url}/metrics", timeout=DEADLINE).text
+        found = [line for line in text.splitlines() if line.startswith("batchnorm_images_total{")]
+        seen.append(sum(float(line.split()[-1]) for line in found))
+        time.sleep(DELAY)
+    return seen[-1]
 
 
 def ask(server: Running, pixels: np.ndarray, times: int) -> None:
@@ -52,7 +58,7 @@ def test_a_worker_that_is_ended_is_replaced_and_what_it_counted_stays(
         ask(server, pixels, 10)
         (ended, _) = workers(server)
         os.kill(ended, signal.SIGTERM)
-        wait_for_workers(server, gone=ended)
+        wait_for_workers(server, 2, without=ended)
         assert server.process.poll() is None
         assert counted(server) == 10 * each
     server.process.terminate()
@@ -71,9 +77,9 @@ def test_signals_that_mean_nothing_here_change_nothing(
     ask(server, pixels, 10)
     assert counted(server) == 10
     assert workers(server) == before
-    said = [line for line in lines(server) if line["level"] == "warning"]
+    said = [line for line in server.lines() if line["level"] == "warning"]
     assert len(said) == 5
-    assert "no meaning" in str(said[0]["message"])
+    assert "no meaning" in said[0]["message"]
 
 
 @contextlib.contextmanager
@@ -119,7 +125,7 @@ def test_a_reader_who_is_back_gets_the_lines_that_waited(
         asked = 400  # lines of some 250 bytes each; a pipe holds 64 kB
         ask(server, pixels, asked)
         server.process.terminate()
-        with open(reader) as log:
+        with os.fdopen(reader) as log:
             told = [json.loads(line) for line in log]
         server.process.communicate(timeout=DEADLINE)
     assert sum(line.get("path") == "/predict" for line in told) == asked
