@@ -76,9 +76,9 @@ async def test_what_passes_its_deadline_is_not_computed(threads: int) -> None:
 async def test_a_run_that_hangs_keeps_nobody_beyond_the_deadline() -> None:
     engine, model = make_engine(threads=1), Fake()
     model.go.clear()
-    hanging = submit(engine, (model, pictures(1)), seconds=0.05)
+    hanging = submit(engine, (model, pictures(1)), seconds=1)
     await until(lambda: model.batches == [[1]])
-    waiting = submit(engine, (model, pictures(2)), seconds=0.05)
+    waiting = submit(engine, (model, pictures(2)), seconds=1)
     for call in (hanging, waiting):
         with pytest.raises(DeadlineError):
             await answer(call)

@@ -45,11 +45,14 @@ def computed(server: Running) -> float:
 def test_hang_ups_leave_nothing_behind(server: Running) -> None:
     ask_politely(server, 150)
     before = descriptors(server)
+    until = time.monotonic() + DEADLINE
     with contextlib.ExitStack() as stack:
         for number in range(300):
             connection = stack.enter_context(connect(server))
             connection.sendall(WHOLE[: (20, 100, len(WHOLE))[number % 3]])
-    until = time.monotonic() + DEADLINE
+        while descriptors(server) < before + 300:
+            assert time.monotonic() < until, "some were not taken"
+            time.sleep(0.1)
     while descriptors(server) > before + 5:
         assert time.monotonic() < until, f"{descriptors(server) - before} descriptors are kept"
         time.sleep(0.1)

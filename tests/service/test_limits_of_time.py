@@ -72,6 +72,8 @@ def test_a_request_that_takes_too_long_to_arrive_is_ended(
     assert limit - 0.5 < took < limit + 2
     if answered:
         assert b"HTTP/1.1 408 " in said
+    else:
+        assert said == b""
 
 
 def test_within_the_limits_a_slow_client_is_served(strict: Running) -> None:

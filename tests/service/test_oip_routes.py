@@ -57,7 +57,9 @@ def test_the_index_refuses_what_is_no_request_for_it(client: FlaskClient, body: 
 
 
 def test_the_servers_metadata_are_there_with_and_without_a_slash(client: FlaskClient) -> None:
-    assert client.get("/v2").json == client.get("/v2/").json != {}
+    without, with_slash = client.get("/v2"), client.get("/v2/")
+    assert (without.status_code, without.json["name"]) == (200, "batchnorm-service")
+    assert with_slash.json == without.json
 
 
 @pytest.mark.parametrize(
