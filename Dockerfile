@@ -33,6 +33,8 @@ FROM tools AS service-app
 COPY service /app/service
 RUN ${COMPILE} /app
 COPY exported_models /app/exported_models
+# Whatever the checkout's modes: another user than root reads it.
+RUN chmod -R a+rX /app
 
 # The user is a number, so that an orchestrator can see that it is not root.
 FROM ${BASE} AS base
@@ -78,7 +80,7 @@ RUN --mount=type=secret,id=ca PIP_CERT=${PIP_CERT} ${PIP} /requirements.txt && $
 FROM tools AS training-app
 COPY service /app/service
 COPY training /app/training
-RUN ${COMPILE} /app
+RUN ${COMPILE} /app && chmod -R a+rX /app
 
 FROM base AS training
 LABEL org.opencontainers.image.title=batchnorm-training org.opencontainers.image.licenses=MIT

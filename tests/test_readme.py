@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import SETTINGS, settings_table
+from service.app import create_app
+from service.settings import SETTINGS, Settings, settings_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,3 +44,17 @@ def test_every_make_target_of_the_readme_exists() -> None:
 def test_every_path_that_the_readme_links_to_exists() -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_answer_that_it_shows_is_the_shipped_models() -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    shown = json.loads(block)
+    asked = re.search(r"--data-binary @(\S+) 'http://127.0.0.1:8000(/predict\S*)'", README)
+    assert asked is not None
+    picture = (ROOT / "service" / "static" / "examples" / asked[1]).read_bytes()
+    settings = Settings.from_environment({"MODELS_DIR": str(MODELS)})
+    given = create_app(settings).test_client().post(asked[2], data=picture).json
+    del shown["provider"], given["provider"]
+    for guess in given["images"][0]["top"]:
+        guess["probability"] = pytest.approx(guess["probability"], abs=1e-4)
+    assert shown == given

@@ -167,7 +167,7 @@ def test_the_gpu_deployment_differs_from_the_other_in_what_a_gpu_needs_alone() -
         for name in ("batchnorm", "batchnorm-gpu")
     )
     differing = {key for key in cpu.keys() | gpu.keys() if cpu.get(key) != gpu.get(key)}
-    assert differing == {"containers", "nodeSelector", "tolerations", "topologySpreadConstraints"}
+    assert differing == {"containers", "tolerations", "topologySpreadConstraints"}
     ours, theirs = cpu["containers"][0], gpu["containers"][0]
     assert {key for key in ours if ours[key] != theirs[key]} == {"image", "resources"}
     assert theirs["resources"]["limits"]["nvidia.com/gpu"] == "1"
