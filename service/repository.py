@@ -23,6 +23,7 @@ Sessions of one thread on CPUs survive a fork, others do not. Nothing here knows
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ WAY_OUT = 'run "make export" again'
 GPU_BATCH = 64
 """The largest batch on a GPU, where the settings do not say."""
 
+GPU_BATCHES = (1, 8)
+"""Smaller ones there: a GPU takes hardly longer for a few pictures more."""
+
 BATCH_TOLERANCE = 1e-4
 """A graph in training mode moves by tenths; float32 in another order of summing, by 1e-6."""
 
@@ -53,20 +57,24 @@ class UnknownModelError(LookupError):
 
 
 class Model:
-    """One model in memory and the ONNX Runtime session that runs it; safe to share by threads."""
+    """One model in memory and the ONNX Runtime session that runs it; safe to share by threads.
+
+    Where there are ``sized`` sessions, for batches of just that many pictures, they run all.
+    """
 
     def __init__(
         self,
         session: Any,
+        sized: Mapping[int, Any],
         *,
         card: ModelCard,
         file: str,
         version: int,
         sha256: str,
         size: int,
-        max_batch: int,
     ) -> None:
         self._session = session
+        self._sized = sized
         self.card = card
         self.variant = card.variant
         self.file = file
@@ -74,9 +82,7 @@ class Model:
         self.sha256 = sha256
         self.bytes = size
         self.provider: str = session.get_providers()[0]
-        # On a GPU the first run of a batch size plans and compiles; every size that will ever
-        # run is one of these, and has run before the first caller comes.
-        self.batch_sizes = _powers_of_two(max_batch or GPU_BATCH) if self.provider == CUDA else ()
+        self.batch_sizes = tuple(sorted(sized))
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities of every class: uint8 [N, 32, 32, 3] RGB 0..255 -> float32 [N, classes].
@@ -88,16 +94,10 @@ class Model:
                 f"images are {images.dtype} {list(images.shape)}, not uint8 [N, 32, 32, 3]"
             )
         if not self.batch_sizes:
-            return self._run(images)
+            return _run(self._session, images)
         most = self.batch_sizes[-1]
         parts = [self._run_padded(images[i : i + most]) for i in range(0, len(images), most)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        probabilities: NDArray[np.float32] = self._session.run(
-            ["probabilities"], {"images": images}
-        )[0]
-        return probabilities
 
     def _run_padded(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         count = len(images)
@@ -106,7 +106,7 @@ class Model:
             padded = np.zeros((size, *IMAGE_SHAPE), np.uint8)
             padded[:count] = images
             images = padded
-        return self._run(images)[:count]
+        return _run(self._sized[size], images)[:count]
 
 
 class Repository:
@@ -186,7 +186,7 @@ def load_model(
     if not data:
         raise ModelError(f"{name}: the file is empty; {WAY_OUT}")
     try:
-        session = create_session(data, options)
+        session, sized = _sessions(data, options)
     except GpuError:
         raise
     except Exception as error:  # its bindings raise a dozen unrelated types
@@ -195,16 +195,43 @@ def load_model(
         ) from None
     model = Model(
         session,
+        sized,
         card=_card(session, name),
         file=name,
         version=version,
         sha256=digest,
         size=len(data),
-        max_batch=options.max_batch,
     )
     _check_interface(session, model.card, name)
     _warm_up(model, name)
     return model
+
+
+def _sessions(data: bytes, options: RuntimeOptions) -> tuple[Any, dict[int, Any]]:
+    """A model's session, and on a GPU one for each batch size.
+
+    There a session plans its convolutions for the batch size that it runs, and plans anew whenever
+    that changes, which takes longer than the run. Each of these has planned before the first caller
+    comes, and its size never changes. Source: ONNX Runtime's CUDA kernel of Conv, UpdateState.
+    """
+    session = create_session(data, options)
+    if session.get_providers()[0] != CUDA:
+        return session, {}
+    first, *others = batch_sizes(options.max_batch or GPU_BATCH)
+    sized = {first: session, **{size: create_session(data, options) for size in others}}
+    if any(each.get_providers()[0] != CUDA for each in sized.values()):  # its memory is full
+        return create_session(data, options), {}
+    return session, sized
+
+
+def batch_sizes(most: int) -> tuple[int, ...]:
+    """The few sizes to which batches of up to ``most`` pictures are padded."""
+    return (*(size for size in GPU_BATCHES if size < most), most)
+
+
+def _run(session: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    probabilities: NDArray[np.float32] = session.run(["probabilities"], {"images": images})[0]
+    return probabilities
 
 
 def _load_entry(folder: Path, entry: Entry, options: RuntimeOptions) -> Model:
@@ -287,11 +314,6 @@ def _warm_up(model: Model, name: str) -> None:
             f"{name}: a picture's answer changes by {moved:.2g} with the others in its batch, "
             f"as in a graph exported in training mode; {WAY_OUT}"
         )
-
-
-def _powers_of_two(most: int) -> tuple[int, ...]:
-    """1, 2, 4, 8, ... and ``most``."""
-    return (*(1 << i for i in range(most.bit_length()) if 1 << i < most), most)
 
 
 def _first_line(error: Exception) -> str:

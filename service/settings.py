@@ -188,7 +188,8 @@ SETTINGS = (
         "GPU_MEMORY_LIMIT",
         str(1 << 30),
         _whole(1 << 26, 1 << 40),
-        "GPU memory that each model may take, in bytes",
+        "GPU memory that each model may take for each of its batch sizes (1, 8 and MAX_BATCH), in "
+        "bytes",
     ),
     Setting(
         "ORT_THREADS",

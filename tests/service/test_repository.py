@@ -13,8 +13,15 @@ import numpy as np
 import onnx
 import pytest
 
-from service.repository import ModelError, UnknownModelError, load_model, load_repository
-from service.runtime import GpuError, RuntimeOptions, why_no_gpu
+from service.repository import (
+    Model,
+    ModelError,
+    UnknownModelError,
+    batch_sizes,
+    load_model,
+    load_repository,
+)
+from service.runtime import GpuError, RuntimeOptions, create_session, why_no_gpu
 from tests.service.tiny import VARIANTS, make_card, make_model, oracle, write_repository
 
 CARD = make_card("relu_with_bn").to_json()
@@ -214,6 +221,43 @@ def test_the_gpu_answers_as_the_formula_does(models_dir: Path, pixels: np.ndarra
     model = load_repository(models_dir, RuntimeOptions(require_gpu=True)).get()
     assert model.provider == "CUDAExecutionProvider"
     np.testing.assert_allclose(model.run(pixels), oracle(model.variant, pixels), atol=1e-5)
+
+
+class Recording:
+    """A session that keeps the sizes of the batches it is given."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.sizes = session, list[int]()
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> Any:
+        self.sizes.append(len(inputs["images"]))
+        return self.session.run(outputs, inputs)
+
+    def get_providers(self) -> Any:
+        return self.session.get_providers()
+
+
+def test_sessions_of_one_size_get_batches_of_that_size_alone(
+    models_dir: Path, pixels: np.ndarray
+) -> None:
+    """As on a GPU, where a session that meets another size plans all over again."""
+    data = (models_dir / "relu_with_bn/1/model.onnx").read_bytes()
+    known = load_repository(models_dir, ONE_THREAD).get("relu_with_bn")
+    sized = {size: Recording(create_session(data, ONE_THREAD)) for size in batch_sizes(12)}
+    model = Model(
+        sized[1], sized, card=known.card, file="m", version=1, sha256=known.sha256, size=len(data)
+    )
+    many = np.concatenate([pixels] * 4)
+    for count in (1, 2, 8, 9, 12, 13, 32):
+        images = many[:count]
+        np.testing.assert_allclose(model.run(images), oracle("relu_with_bn", images), atol=1e-5)
+    runs = {size: session.sizes for size, session in sized.items()}
+    assert runs == {1: [1] * 2, 8: [8] * 3, 12: [12] * 5}
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (6, (1, 6)), (8, (1, 8)), (64, (1, 8, 64))])
+def test_batches_are_padded_to_a_few_sizes(most: int, sizes: tuple[int, ...]) -> None:
+    assert batch_sizes(most) == sizes
 
 
 def test_a_repository_can_be_moved(models_dir: Path, tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ class TestDamage:
         with pytest.raises(DataError, match=r"not a whole|has MD5"):
             cifar100.read_members(archive, digests)
 
-    @pytest.mark.parametrize("content", [b"", b"not an archive", gzip.compress(b"not a tar", mtime=0)])
+    @pytest.mark.parametrize(
+        "content", [b"", b"not an archive", gzip.compress(b"not a tar", mtime=0)]
+    )
     def test_a_file_that_is_no_archive_is_refused(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "anything"
         path.write_bytes(content)
