@@ -13,10 +13,10 @@ from service.card import ModelCard
 from service.compute import NOT_COMPUTED, compute
 from service.messages import Response, current
 from service.operations import Answer, Tag, Text, Whole, operation
-from service.problems import Problem, Refusals
-from service.repository import Model, UnknownModelError
+from service.problems import Refusals
+from service.repository import Model
 from service.schema import Without
-from service.state import NO_MODELS, repository
+from service.state import NO_MODELS, model_of, repository
 from service.uploads import BAD_UPLOAD, UPLOAD, read_upload
 
 MAX_TOP_K = 100
@@ -74,7 +74,7 @@ class ModelList(TypedDict):
 )
 def predict(variant: str | None, version: int | None, top_k: int) -> Response:
     """One variant's answer to every picture of the request."""
-    model = _model(variant, version)
+    model = model_of(variant, version)
     current().variant = model.variant
     upload = read_upload()
     (rows,) = compute((model, upload.images))
@@ -125,7 +125,7 @@ def list_models() -> dict[str, Any]:
 )
 def show_model(variant: str, version: int | None) -> dict[str, Any]:
     """One model with its whole card."""
-    return _description(_model(variant, version))
+    return _description(model_of(variant, version))
 
 
 def _description(model: Model) -> dict[str, Any]:
@@ -139,11 +139,3 @@ def _description(model: Model) -> dict[str, Any]:
         "bytes": model.bytes,
         "card": asdict(model.card),
     }
-
-
-def _model(variant: str | None, version: int | None) -> Model:
-    """The model that is asked for. Raises ``Problem`` 404 with a list of those there are."""
-    try:
-        return repository().get(variant, version)
-    except UnknownModelError as error:
-        raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None

@@ -47,8 +47,8 @@ from service.protocol import (
     ServerReady,
 )
 from service.records import RecordError, parse
-from service.repository import IMAGE_SHAPE, Model, UnknownModelError
-from service.state import NO_MODELS, repository, settings
+from service.repository import IMAGE_SHAPE, Model
+from service.state import NO_MODELS, model_of, repository, settings
 from service.tensors import (
     INPUT,
     INPUT_SHAPE,
@@ -237,15 +237,12 @@ def infer(name: str, version: str | None = None) -> Response:
 
 def _model(name: str, version: str | None) -> Model:
     """The model of a path. Raises ``Problem`` 404 with a list of those there are."""
-    models = repository()
-    try:
-        if version is None or VERSION.allows(version):
-            return models.get(name, None if version is None else int(version))
-        known = ", ".join(str(each) for each in sorted(models.models[models.get(name).variant]))
-        detail = f"no version {version[:80]!r} of {name}: there are {known}"
-    except UnknownModelError as error:
-        detail = str(error)
-    raise Problem(HTTPStatus.NOT_FOUND, detail)
+    if version is None or VERSION.allows(version):
+        return model_of(name, None if version is None else int(version))
+    known = ", ".join(str(each) for each in sorted(repository().models[model_of(name).variant]))
+    raise Problem(
+        HTTPStatus.NOT_FOUND, f"no version {version[:80]!r} of {name}: there are {known}"
+    )
 
 
 def _header_length() -> int | None:

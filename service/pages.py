@@ -31,9 +31,9 @@ from service.looks import first_look, look_of, newest, pixels_of
 from service.messages import Response, current
 from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem
-from service.repository import Model, UnknownModelError
+from service.repository import Model
 from service.samples import examples, find
-from service.state import NO_MODELS, repository, settings
+from service.state import NO_MODELS, model_of, repository, settings
 from service.study import StudyError, read_studies
 from service.uploads import BAD_UPLOAD, FIELD, UPLOAD, read_upload
 
@@ -135,10 +135,7 @@ def answers() -> Response:
 )
 def download(variant: str, version: int) -> Response:
     """The model's file, byte for byte as it is served."""
-    try:
-        model = repository().get(variant, version)
-    except UnknownModelError as error:
-        raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
+    model = model_of(variant, version)
     path = settings().models_dir.joinpath(*Path(model.file).parts[1:])
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != model.sha256:

@@ -11,7 +11,7 @@ from service.drain import Drain
 from service.engine import Engine
 from service.journal import Journal
 from service.problems import Problem, Refusals
-from service.repository import Repository
+from service.repository import Model, Repository, UnknownModelError
 from service.settings import Settings
 
 _KEY = "batchnorm-service"
@@ -54,6 +54,17 @@ def repository() -> Repository:
     if state.repository is None:
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"no model can be served: {state.fault}")
     return state.repository
+
+
+def model_of(variant: str | None, version: int | None = None) -> Model:
+    """The model that is asked for, as ``Repository.get`` has it.
+
+    Raises ``Problem`` 404 with a list of those there are, and 503 as ``repository`` does.
+    """
+    try:
+        return repository().get(variant, version)
+    except UnknownModelError as error:
+        raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
 
 
 def engine() -> Engine:
