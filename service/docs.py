@@ -7,18 +7,17 @@ script. Both are made when they are first asked for.
 from __future__ import annotations
 
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, current_app, json, render_template, request
 
+from service.assets import address
 from service.examples import MEDIA, file
 from service.messages import Response
 from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem, Refusals
 
 _KEY = "batchnorm-openapi"
-_STYLE = Path(__file__).with_name("static") / "docs.css"
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 EXAMPLE = Text("body", "Which one.", values=tuple(MEDIA))
@@ -40,17 +39,15 @@ def docs() -> Response:
     """The same, for people."""
     from service.docs_page import page
 
+    # Only a command needs to say where the service is. The page's own links leave that to the
+    # browser, which knows better where a proxy stands between them.
     text = render_template(
-        "docs.html", page=page(document(), request.host_url), root=request.host_url
+        "docs.html",
+        page=page(document(), request.root_url),
+        root=request.script_root,
+        style=address("docs.css"),
     )
     return Response(text, mimetype="text/html", headers={"Content-Security-Policy": _POLICY})
-
-
-@blueprint.get("/docs/style.css")
-@operation(Tag.PAGES, Answer("the style sheet", others=("text/css",)))
-def style() -> Response:
-    """The page's style sheet."""
-    return Response(_STYLE.read_bytes(), mimetype="text/css")
 
 
 @blueprint.get("/docs/examples/<body>")

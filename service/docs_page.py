@@ -66,7 +66,6 @@ class Entry:
     path: str
     summary: str
     help: str
-    locked: bool
     parameters: list[Row]
     body: str
     fields: list[Row]
@@ -187,7 +186,6 @@ def _entry(method: str, path: str, operation: Document, locked: bool, root: str)
         path,
         operation["summary"],
         operation.get("description", ""),
-        locked,
         [
             Row(
                 each["name"],

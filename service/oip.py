@@ -240,9 +240,7 @@ def _model(name: str, version: str | None) -> Model:
     if version is None or VERSION.allows(version):
         return model_of(name, None if version is None else int(version))
     known = ", ".join(str(each) for each in sorted(repository().models[model_of(name).variant]))
-    raise Problem(
-        HTTPStatus.NOT_FOUND, f"no version {version[:80]!r} of {name}: there are {known}"
-    )
+    raise Problem(HTTPStatus.NOT_FOUND, f"no version {version[:80]!r} of {name}: there are {known}")
 
 
 def _header_length() -> int | None:
