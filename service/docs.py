@@ -9,11 +9,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, current_app, json, render_template, request
+from flask import Blueprint, current_app, json, render_template
 
-from service.assets import address
+from service.assets import address, packed_response
 from service.examples import MEDIA, file
-from service.messages import Response
+from service.kept import kept
+from service.messages import Response, current
 from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem, Refusals
 
@@ -37,17 +38,23 @@ def openapi() -> Response:
 @operation(Tag.PAGES, Answer("the page", others=("text/html",)))
 def docs() -> Response:
     """The same, for people."""
+    page = kept("/docs", current().root_url, _written)
+    response = packed_response(current(), page.content, page.packed, "text/html")
+    response.headers["Content-Security-Policy"] = _POLICY
+    return response
+
+
+def _written() -> str:
     from service.docs_page import page
 
     # Only a command needs to say where the service is. The page's own links leave that to the
     # browser, which knows better where a proxy stands between them.
-    text = render_template(
+    return render_template(
         "docs.html",
-        page=page(document(), request.root_url),
-        root=request.script_root,
+        page=page(document(), current().root_url),
+        root=current().script_root,
         style=address("docs.css"),
     )
-    return Response(text, mimetype="text/html", headers={"Content-Security-Policy": _POLICY})
 
 
 @blueprint.get("/docs/examples/<body>")

@@ -13,7 +13,6 @@ for the key (see ``service.keys``).
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from http import HTTPStatus
 from pathlib import Path
@@ -27,6 +26,7 @@ from service import wording
 from service.assets import address, packed_response
 from service.charts import curves, shifts
 from service.compute import NOT_COMPUTED, compute
+from service.kept import Page, kept, page_of
 from service.looks import first_look, look_of, newest, pixels_of
 from service.messages import Response, current
 from service.operations import Answer, Tag, Text, operation
@@ -57,6 +57,11 @@ def init_app(app: Flask) -> None:
 @operation(Tag.PAGES, Answer("the page", others=(HTML,)), NO_MODELS, told=True)
 def index() -> Response:
     """The page."""
+    return _html(kept("/", current().host_url, _opening))
+
+
+def _opening() -> str:
+    """The page as it stays: like the models, the study beside them is read once."""
     models = newest(repository())
     datasets = frozenset(model.card.dataset.name for model in models)
     shown = examples(datasets)
@@ -66,7 +71,7 @@ def index() -> Response:
     except StudyError as error:
         studies, fault = (), str(error)
     normalized = [model for model in models if model.card.frozen.layers]
-    return _html(
+    return _written(
         "page.html",
         look=look,
         latencies={each.model.variant: each.milliseconds for each in look.answers},
@@ -101,7 +106,7 @@ def example_answers(example: str | None) -> AnyResponse:
     if picture is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no example {example[:80]!r}")
     look = look_of(repository(), pixels_of(picture), _compute, example=picture)
-    return _html("answers.html", look=look)
+    return _html(page_of(_written("answers.html", look=look)))
 
 
 @blueprint.post("/answers")
@@ -118,7 +123,7 @@ def answers() -> Response:
     """Every net's answer to the uploaded picture; of several, the first."""
     upload = read_upload()
     look = look_of(repository(), upload.images[0], _compute, name=upload.names[0])
-    return _html("answers.html", look=look)
+    return _html(page_of(_written("answers.html", look=look)))
 
 
 @blueprint.get("/models/<variant>/<int:version>/model.onnx")
@@ -151,7 +156,7 @@ def download(variant: str, version: int) -> Response:
 @blueprint.errorhandler(Problem)
 def _tell(problem: Problem) -> Response:
     """A problem in words; without a key, the field for one."""
-    response = _html("problem.html", problem=problem)
+    response = _html(page_of(_written("problem.html", problem=problem)))
     response.status_code = problem.status
     response.headers.update(problem.headers)
     return response
@@ -161,20 +166,21 @@ def _compute(model: Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return compute((model, images))[0]
 
 
-def _html(template: str, **context: object) -> Response:
-    request = current()
+def _written(template: str, **context: object) -> str:
     for each in wording.FILTERS:
         context[each.__name__] = each
-    text = render_template(
+    return render_template(
         template,
         address=address,
         field=FIELD,
-        origin=request.host_url.rstrip("/"),
+        origin=current().host_url.rstrip("/"),
         keyed=bool(settings().api_keys),
         max_bytes=settings().max_body_bytes,
         **context,
     )
-    content = text.encode()
-    response = packed_response(request, content, gzip.compress(content, 6, mtime=0), HTML)
+
+
+def _html(page: Page) -> Response:
+    response = packed_response(current(), page.content, page.packed, HTML)
     response.headers["Content-Security-Policy"] = POLICY
     return response

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from service.app import create_app
@@ -212,6 +213,42 @@ def test_a_comparison_that_cannot_be_shown_is_explained(
     page = create_app(replace(settings, models_dir=folder)).test_client().get("/")
     assert page.status_code == 200
     assert words in page.text
+
+
+def test_the_page_is_made_once_of_what_was_there_with_the_models(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(settings.models_dir, folder)
+    shutil.copy(SHIPPED / "comparison.json", folder)
+    client = create_app(replace(settings, models_dir=folder)).test_client()
+    pages = {path: client.get(path) for path in ("/", "/docs")}
+    assert "top-5 is of what ships" in pages["/"].text
+    (folder / "comparison.json").write_text("{")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the page is written again")
+
+    monkeypatch.setattr("service.pages.render_template", refuse)
+    monkeypatch.setattr("service.docs.render_template", refuse)
+    for path, first in pages.items():
+        again = client.get(path)
+        assert again.data == first.data
+        packed = client.get(path, headers={"Accept-Encoding": "gzip"})
+        assert gzip.decompress(packed.data) == first.data
+        for name in ("Content-Security-Policy", "Cache-Control", "Content-Type"):
+            assert again.headers[name] == first.headers[name]
+        assert client.head(path).headers["Content-Length"] == str(len(first.data))
+
+
+def test_a_page_that_is_kept_names_the_host_of_each_request(app: Flask) -> None:
+    client = app.test_client()
+    for lap in range(2):
+        for number in range(30):  # more than are kept
+            host = f"host-{number}.example"
+            for path in ("/", "/docs") if number < 3 else ("/docs",):
+                text = client.get(path, headers={"Host": host}).text
+                assert set(re.findall("host-[0-9]+", text)) == {f"host-{number}"}, (lap, path)
 
 
 def test_a_comparison_may_say_more_and_may_be_unfrozen(tmp_path: Path) -> None:
