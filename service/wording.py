@@ -6,6 +6,7 @@ import math
 import shlex
 
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "sigmoid"}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 THIN = "\u202f"  # between a number and its unit, which stay together
 
 
@@ -37,6 +38,12 @@ def decimal(value: float, places: int, *, sign: bool = False) -> str:
 def thousands(value: float) -> str:
     """40000 -> "40,000"."""
     return f"{value:,.0f}"
+
+
+def counted(count: int, name: str) -> str:
+    """So many of a name: (4, "net") -> "four nets", (1, "net") -> "one net"."""
+    number = NUMBERS[count] if count < len(NUMBERS) else thousands(count)
+    return f"{number} {name}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -82,6 +89,7 @@ FILTERS = (
     points,
     decimal,
     thousands,
+    counted,
     duration,
     milliseconds,
     size,

@@ -6,35 +6,50 @@ const find = (selector) => document.querySelector(selector);
 let key = null; // an API key, where the service asks for one; it lives as long as the tab's page
 let asked = 0; // which question is the latest: an answer to an older one comes too late
 
+const UNREACHABLE = ["No answer", "The service cannot be reached. Is it running?"];
+const unreadable = ({ status }) => [`Error ${status}`, "The answer cannot be read."];
 const authorized = () => (key ? { "X-API-Key": key } : {});
 
 // The picture is a file of the user's, or else the example that a link names.
 async function ask(address, options, { file, link }) {
   const turn = ++asked;
-  const answers = find("#answers");
-  answers.setAttribute("aria-busy", "true");
+  find("#answers").setAttribute("aria-busy", "true");
   let found;
   try {
     const response = await fetch(address, { ...options, headers: authorized() });
-    found = await read(response);
+    found = response.ok ? await read(response) : problem(...(await trouble(response)));
   } catch {
-    found = problem("No answer", "The service cannot be reached. Is it running?");
+    found = problem(...UNREACHABLE);
   }
-  if (turn !== asked) return;
-  answers.removeAttribute("aria-busy");
-  show(found, { file, link });
+  if (turn === asked) settle(found, { file, link });
 }
 
-// The answers of a page, or its problem; problems that come as JSON are told in the same words.
+// The latest question has its answers, or a problem in their place.
+function settle(found, picture) {
+  find("#answers").removeAttribute("aria-busy");
+  if (found.id === "problem") tell(found);
+  else show(found, picture);
+}
+
+// The answers of a page.
 async function read(response) {
+  const page = parser.parseFromString(await response.text(), "text/html");
+  return page.querySelector("#answers") ?? problem(...unreadable(response));
+}
+
+// Title and detail of a problem, in the service's words, as JSON or as a page.
+async function trouble(response) {
+  if (response.status === 401) {
+    const why = key ? "The key is no longer known." : "The service asks for a key now.";
+    return ["Unauthorized", `${why} Load the page again to enter one.`];
+  }
   if ((response.headers.get("Content-Type") ?? "").includes("json")) {
     const { title, detail } = await response.json();
-    return problem(title ?? "Error", detail ?? "");
+    return [title ?? "Error", detail ?? ""];
   }
-  const page = parser.parseFromString(await response.text(), "text/html");
-  const told = page.querySelector("#problem");
-  if (told) return problem(told.querySelector("h1").textContent, told.querySelector("p").textContent);
-  return page.querySelector("#answers") ?? problem(`Error ${response.status}`, "The answer cannot be read.");
+  const told = parser.parseFromString(await response.text(), "text/html").querySelector("#problem");
+  if (!told) return unreadable(response);
+  return [told.querySelector("h1").textContent, told.querySelector("p").textContent];
 }
 
 function problem(title, detail) {
@@ -53,12 +68,13 @@ function problem(title, detail) {
   return box;
 }
 
-function show(found, { file, link } = {}) {
+function tell(found) {
   find("#problem")?.remove();
-  if (found.id === "problem") {
-    document.body.append(found);
-    return;
-  }
+  document.body.append(found);
+}
+
+function show(found, { file, link }) {
+  find("#problem")?.remove();
   find(".examples [aria-current]")?.removeAttribute("aria-current");
   link?.setAttribute("aria-current", "true");
   const variant = find("input[name=variant]:checked")?.value;
@@ -94,7 +110,7 @@ function upload(file) {
   if (file.size > most) {
     // A server may close the connection on what it will not read, and its words would be lost.
     asked += 1;
-    show(problem("Too large", `${file.name} has ${file.size} bytes, more than the ${most} allowed`));
+    settle(problem("Too large", `${file.name} has ${file.size} bytes, more than the ${most} allowed`));
     return;
   }
   const body = new FormData();
@@ -120,14 +136,23 @@ document.addEventListener("submit", async (event) => {
   if (event.target.id !== "unlock") return;
   event.preventDefault();
   key = find("#key").value;
-  find("#locked").textContent = "";
-  const response = await fetch("/", { headers: authorized() }).catch(() => null);
-  if (!response?.ok) {
+  const locked = find("#locked");
+  locked.textContent = "";
+  let text;
+  try {
+    const response = await fetch("/", { headers: authorized() });
+    if (response.ok) text = await response.text();
+    else if (response.status === 401) locked.textContent = "That key is not known.";
+    else locked.textContent = (await trouble(response)).join(": ");
+  } catch {
+    locked.textContent = "The service does not answer.";
+  }
+  if (text === undefined) {
     key = null;
-    find("#locked").textContent = response?.status === 401 ? "That key is not known." : "The service does not answer.";
     return;
   }
-  const page = parser.parseFromString(await response.text(), "text/html");
+  const page = parser.parseFromString(text, "text/html");
+  document.title = page.title;
   document.body.replaceWith(document.adoptNode(page.body));
   start();
   find("#title").tabIndex = -1;
@@ -141,21 +166,32 @@ document.addEventListener("click", async (event) => {
     event.preventDefault();
     ask(link.href, {}, { link });
   } else if (key && link?.hasAttribute("data-keyed")) {
-    // A link cannot bring a key: fetch what it names, and hand it over.
     event.preventDefault();
-    const response = await fetch(link.href, { headers: authorized() });
-    const save = document.createElement("a");
-    save.href = URL.createObjectURL(await response.blob());
-    const named = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "");
-    save.download = named?.[1] ?? `${new URL(link.href).pathname.split("/").pop()}.json`;
-    save.click();
-    setTimeout(() => URL.revokeObjectURL(save.href), 60_000);
+    await download(link.href);
   } else if (event.target.closest?.("#problem button")) {
     find("#problem").remove();
   } else if (event.target.id === "copy") {
     await copy(event.target);
   }
 });
+
+// A link cannot bring a key: fetch what it names, and hand it over.
+async function download(address) {
+  let response, content;
+  try {
+    response = await fetch(address, { headers: authorized() });
+    if (!response.ok) return tell(problem(...(await trouble(response))));
+    content = await response.blob();
+  } catch {
+    return tell(problem(...UNREACHABLE));
+  }
+  const save = document.createElement("a");
+  save.href = URL.createObjectURL(content);
+  const named = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "");
+  save.download = named?.[1] ?? `${new URL(address).pathname.split("/").pop()}.json`;
+  save.click();
+  setTimeout(() => URL.revokeObjectURL(save.href), 60_000);
+}
 
 async function copy(button) {
   const command = find(".call input:checked + label + pre");

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.asking import drop, expect_answers, shown, told
 from tests.browser.conftest import MODELS, ROOT, Opener, Watched, serving
@@ -145,6 +145,23 @@ def test_what_is_too_large_is_not_even_sent(page: Page, watched: dict[Page, Watc
     choose(page, "huge.png", bytes(11 << 20))
     expect(page.get_by_role("alert")).to_contain_text("huge.png has 11534336 bytes, more than")
     assert not [each for each in watched[page].requests if each.endswith("/answers")]
+
+
+def test_what_is_too_large_ends_the_wait_for_an_earlier_question(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/answers?example=road", lambda route: held.append(route))
+    answers = page.locator("#answers")
+    before = shown(page)
+    page.locator(".examples a[title=road]").click(no_wait_after=True)
+    expect(answers).to_have_attribute("aria-busy", "true")
+    choose(page, "huge.png", bytes(11 << 20))
+    expect(page.get_by_role("alert")).to_contain_text("huge.png has 11534336 bytes, more than")
+    expect(answers).not_to_have_attribute("aria-busy", "true")
+    # The answer to the earlier question comes too late to take the problem's place.
+    held[0].continue_()
+    page.wait_for_timeout(300)
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert shown(page) == before
 
 
 def test_an_overloaded_service_is_told_in_words(

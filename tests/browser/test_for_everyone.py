@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import FileChooser, Page, Route, expect
 
 from tests.browser.asking import expect_answers, shown, told
-from tests.browser.conftest import MODELS, Opener, Watched, serving
+from tests.browser.conftest import Opener, Watched, serving
 from tests.browser.test_asking import EXAMPLES, FOUR, PICTURE, REFUSED, choose
 from tests.service.tiny import make_card, make_model, write_repository
 
-KEY = "a-key-of-the-page-tests"
 KILOBYTES = 150
 
 
@@ -247,48 +244,6 @@ def test_one_variant_trained_on_drawn_pictures_says_so_and_works(
         expect_answers(page, "mine.jpg")
         assert shown(page) == told(url, PICTURE)
         assert grave(page) == []
-
-
-def test_with_keys_the_page_asks_for_one_and_shows_nothing_before(
-    open_page: Opener, watched: dict[Page, Watched]
-) -> None:
-    with serving(MODELS, API_KEYS=KEY, DRAIN_SECONDS="0") as url:
-        page = open_page(url)
-        watched[page].expected.append(REFUSED)
-        expect(page.locator("h1")).to_have_text("This service asks for a key")
-        assert "relu_with_bn" not in page.content()
-        assert grave(page) == []
-        field = page.get_by_label("API key")
-        field.fill("a-wrong-key-for-the-page")
-        field.press("Enter")
-        expect(page.locator("#locked")).to_have_text("That key is not known.")
-        assert "relu_with_bn" not in page.content()
-        field.fill(KEY)
-        field.press("Enter")
-        expect(page.locator(".net[data-variant]")).to_have_count(4)
-        assert page.evaluate("document.activeElement.id") == "title"
-        choose(page, "mine.jpg", PICTURE)
-        expect_answers(page, "mine.jpg")
-        assert shown(page) == told(url, PICTURE, **{"X-API-Key": KEY})
-        page.get_by_role("link", name="pear").click()
-        expect_answers(page, "pear")
-        assert '-H "X-API-Key: $API_KEY"' in page.locator(".call pre:visible").inner_text()
-        assert page.locator("#lag-says").inner_text() != ""
-        page.locator("details.card > summary").first.click()
-        for name, check in (("the card as JSON", "json"), ("Download the ONNX file", "onnx")):
-            with page.expect_download() as download:
-                page.locator("details.card[open]").get_by_role("link", name=name).click()
-            assert download.value.suggested_filename.endswith(check)
-            content = Path(download.value.path()).read_bytes()
-            if check == "json":
-                assert json.loads(content)["variant"]
-            else:
-                assert len(content) > 1_000_000
-        assert KEY not in page.content()
-        stored = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
-        assert KEY not in page.evaluate(stored)
-        assert requests.get(f"{url}/", timeout=5).status_code == 401
-        watched[page].check()
 
 
 def test_a_service_without_models_says_why(open_page: Opener, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from service.assets import address, names
 from service.engine import Engine, OverloadedError
 from service.settings import Settings
 from service.study import StudyError, read_studies
+from service.wording import counted
 from tests.service.hostile import BAD, PHOTO
-from tests.service.tiny import encode
+from tests.service.tiny import encode, make_card, make_model, write_repository
 
 PNG = encode(PHOTO)
 SHIPPED = Path(__file__).parents[2] / "exported_models"
@@ -64,6 +65,29 @@ def test_an_example_answers_by_its_address(client: FlaskClient) -> None:
     assert client.get("/answers?example=<b>").status_code == 404
     assert "&lt;b&gt;" in client.get("/answers?example=<b>").text
     assert client.get("/answers").headers["Location"] == "/"
+
+
+def test_what_a_browser_is_told_of_the_answers(
+    client: FlaskClient, settings: Settings, tmp_path: Path
+) -> None:
+    page = client.get("/answers?example=sea").text
+    assert "<title>sea: what two nets say</title>" in page
+    # What can be scrolled has the focus, and then needs a role for its name to be told.
+    for pre in re.findall(r"<pre[^>]*>", page):
+        assert 'role="region"' in pre
+    folder = tmp_path / "one"
+    file = make_model("relu_with_bn", make_card("relu_with_bn").to_json())
+    write_repository(folder, {("relu_with_bn", 1): file}, default="relu_with_bn")
+    alone = create_app(replace(settings, models_dir=folder)).test_client()
+    assert "<title>sea: what one net says</title>" in alone.get("/answers?example=sea").text
+    assert counted(12, "net") == "12 nets"
+
+
+def test_no_browser_restores_a_box_that_hides_nothing(settings: Settings) -> None:
+    page = create_app(replace(settings, models_dir=SHIPPED)).test_client().get("/").text
+    boxes = re.findall(r'<input type="checkbox"[^>]*>', page)
+    assert len(boxes) == 4
+    assert all('autocomplete="off"' in box and "checked" in box for box in boxes)
 
 
 @pytest.mark.parametrize("kind", sorted(BAD))
