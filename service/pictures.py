@@ -6,7 +6,8 @@ header, before anything is decoded. Then: EXIF orientation is applied; palettes,
 16 bits become 8-bit RGB (colour profiles are not applied); transparency is laid over white; and
 the whole picture, nothing cropped, is stretched to 32x32 by Pillow's bilinear filter, whose
 support grows with the reduction, so that it neither aliases nor rings. A picture that is 32x32
-already comes through untouched. No state: safe in any thread.
+already comes through untouched. No state: safe in any thread. What no pixel depends on is left out
+before Pillow sees it (``service.trim``), however much of it there is.
 """
 
 from __future__ import annotations
@@ -21,24 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 # WebPImagePlugin registers itself; the other four are among those that Pillow always has ready.
-from PIL import Image, WebPImagePlugin  # noqa: F401
+from PIL import Image, ImageFile, WebPImagePlugin  # noqa: F401
+
+from service.trim import TooManyPartsError, trimmed
+from service.upright import UPRIGHT, orientation
 
 SIDE = 32
 FORMATS = ("PNG", "JPEG", "WebP", "GIF", "BMP")
 BACKGROUND = 255
 """White, as viewers show transparency."""
-
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation; 1 is upright (EXIF 2.32, section 4.6.4)."""
 
 # Pillow warns of odd files in words that hold their numbers, and Python keeps every such text for
 # ever: strangers could fill the memory, and the log.
@@ -65,10 +57,14 @@ class PictureTooLargeError(PictureError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of which only the header has been read."""
+    """A picture of which only the header has been read.
+
+    ``orientation``, if any, says how it is to be turned.
+    """
 
     kind: str
-    image: Image.Image
+    image: ImageFile.ImageFile
+    orientation: int | None
 
     @property
     def pixels(self) -> int:
@@ -89,8 +85,11 @@ def open_picture(data: bytes, *, max_pixels: int) -> Picture:
     """Read one picture's header. Raises as ``decode`` does."""
     kind = _format(data)
     with _picture_errors(kind):
+        data, exif, xmp = trimmed(kind, data)
         image = Image.open(BytesIO(data), formats=[kind])
-    picture = Picture(kind, image)
+        if kind == "WebP":
+            exif, xmp = image.info.get("exif"), image.info.get("xmp")
+    picture = Picture(kind, image, orientation(exif, xmp))
     if picture.pixels > max_pixels:
         raise PictureTooLargeError(
             f"the picture has {image.width} x {image.height} pixels, "
@@ -103,7 +102,8 @@ def decode_opened(picture: Picture) -> NDArray[np.uint8]:
     """Decode the rest of what ``open_picture`` gave, once. Raises as ``decode`` does."""
     with _picture_errors(picture.kind), picture.image as image:
         image.load()
-        return _pixels(_upright(image))
+        turn = UPRIGHT.get(picture.orientation or 0)
+        return _pixels(image if turn is None else image.transpose(turn))
 
 
 @contextmanager
@@ -114,6 +114,11 @@ def _picture_errors(kind: str) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PictureTooLargeError(
             "the picture has more pixels than are decoded here; scale it down"
+        ) from None
+    except TooManyPartsError as error:
+        raise UndecodablePictureError(
+            f"the {kind} data is in more than {error}, which is more than are read; open the "
+            "picture in an editor and save it again"
         ) from None
     except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
         raise UndecodablePictureError(f"the {kind} data is broken or cut off") from error
@@ -132,15 +137,6 @@ def _format(data: bytes) -> str:
     if data.startswith(b"BM"):
         return "BMP"
     raise UnsupportedPictureError(f"the content is none of {', '.join(FORMATS)}")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a picture with a broken EXIF block counts as upright."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:
-        return image
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
