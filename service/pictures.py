@@ -32,6 +32,9 @@ FORMATS = ("PNG", "JPEG", "WebP", "GIF", "BMP")
 BACKGROUND = 255
 """White, as viewers show transparency."""
 
+_DEPTHS: dict[object, int] = {"L;2": 2, "L;4": 4, "RGB;16B": 16}
+"""Bits of a sample, by what Pillow calls a PNG's pixels."""
+
 # Pillow warns of odd files in words that hold their numbers, and Python keeps every such text for
 # ever: strangers could fill the memory, and the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -59,11 +62,12 @@ class PictureTooLargeError(PictureError):
 class Picture:
     """A picture of which only the header has been read.
 
-    ``orientation``, if any, says how it is to be turned.
+    ``data`` is its file, trimmed; ``orientation``, if any, is how it is to be turned.
     """
 
     kind: str
     image: ImageFile.ImageFile
+    data: bytes
     orientation: int | None
 
     @property
@@ -89,7 +93,7 @@ def open_picture(data: bytes, *, max_pixels: int) -> Picture:
         image = Image.open(BytesIO(data), formats=[kind])
         if kind == "WebP":
             exif, xmp = image.info.get("exif"), image.info.get("xmp")
-    picture = Picture(kind, image, orientation(exif, xmp))
+    picture = Picture(kind, image, data, orientation(exif, xmp))
     if picture.pixels > max_pixels:
         raise PictureTooLargeError(
             f"the picture has {image.width} x {image.height} pixels, "
@@ -101,9 +105,11 @@ def open_picture(data: bytes, *, max_pixels: int) -> Picture:
 def decode_opened(picture: Picture) -> NDArray[np.uint8]:
     """Decode the rest of what ``open_picture`` gave, once. Raises as ``decode`` does."""
     with _picture_errors(picture.kind), picture.image as image:
+        depth = _depth(image)
         image.load()
+        keyed = _keyed(picture, depth)
         turn = UPRIGHT.get(picture.orientation or 0)
-        return _pixels(image if turn is None else image.transpose(turn))
+        return _pixels(keyed if turn is None else keyed.transpose(turn))
 
 
 @contextmanager
@@ -137,6 +143,48 @@ def _format(data: bytes) -> str:
     if data.startswith(b"BM"):
         return "BMP"
     raise UnsupportedPictureError(f"the content is none of {', '.join(FORMATS)}")
+
+
+def _depth(image: ImageFile.ImageFile) -> int:
+    """Bits of each sample of a PNG whose colour key Pillow may get wrong, else 8."""
+    return _DEPTHS.get(image.tile[0].args, 8) if image.format == "PNG" and image.tile else 8
+
+
+def _keyed(picture: Picture, depth: int) -> Image.Image:
+    """The loaded picture, with the one colour that is transparent as its pixels now have it.
+
+    That colour is written with the file's own bits (PNG specification, section 11.3.1.1), of which
+    the least count; Pillow makes 8 of the pixels' alone. Of 16 both bytes have to be the same.
+    """
+    image, key = picture.image, picture.image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int):
+        most = (1 << depth) - 1
+        image.info["transparency"] = (key & most) * 255 // most
+    elif image.mode == "RGB" and isinstance(key, tuple):
+        if depth == 16:
+            return _keyed_at_16_bits(picture, key)
+        image.info["transparency"] = tuple(value & 255 for value in key)
+    return image
+
+
+def _keyed_at_16_bits(picture: Picture, key: tuple[int, ...]) -> Image.Image:
+    """An RGB picture whose pixels are transparent where all their 48 bits are those of ``key``.
+
+    Pillow keeps the high bytes; read as if they stood the other way round, it keeps the low ones.
+    """
+    high = picture.image
+    del high.info["transparency"]
+    with Image.open(BytesIO(picture.data), formats=[picture.kind]) as low:
+        assert isinstance(low, ImageFile.ImageFile)  # noqa: S101 - as all that is opened
+        low.tile = [low.tile[0]._replace(args="RGB;16L")]
+        low.load()
+        opaque = np.zeros((high.height, high.width), np.bool_)
+        for band, value in enumerate(key):
+            opaque |= np.asarray(high.getchannel(band)) != value >> 8
+            opaque |= np.asarray(low.getchannel(band)) != value & 255
+        low.close()
+    high.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    return high
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
