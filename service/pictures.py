@@ -35,6 +35,9 @@ BACKGROUND = 255
 _DEPTHS: dict[object, int] = {"L;2": 2, "L;4": 4, "RGB;16B": 16}
 """Bits of a sample, by what Pillow calls a PNG's pixels."""
 
+_RUN_LENGTHS = (1, 2)
+"""A BMP's field for its compression."""
+
 # Pillow warns of odd files in words that hold their numbers, and Python keeps every such text for
 # ever: strangers could fill the memory, and the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -75,6 +78,11 @@ class Picture:
         """Width times height."""
         return self.image.width * self.image.height
 
+    @property
+    def interpreted(self) -> bool:
+        """Whether it is decoded in Python, which takes long, however small it is."""
+        return self.kind == "BMP" and self.image.info.get("compression") in _RUN_LENGTHS
+
 
 def decode(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     """Decode one picture to uint8 [32, 32, 3], RGB 0..255; see the module's docstring.
@@ -104,12 +112,16 @@ def open_picture(data: bytes, *, max_pixels: int) -> Picture:
 
 def decode_opened(picture: Picture) -> NDArray[np.uint8]:
     """Decode the rest of what ``open_picture`` gave, once. Raises as ``decode`` does."""
-    with _picture_errors(picture.kind), picture.image as image:
-        depth = _depth(image)
-        image.load()
-        keyed = _keyed(picture, depth)
-        turn = UPRIGHT.get(picture.orientation or 0)
-        return _pixels(keyed if turn is None else keyed.transpose(turn))
+    image = picture.image
+    with _picture_errors(picture.kind):
+        try:
+            depth = _depth(image)
+            image.load()
+            keyed = _keyed(picture, depth)
+            turn = UPRIGHT.get(picture.orientation or 0)
+            return _pixels(keyed if turn is None else keyed.transpose(turn))
+        finally:
+            image.close()  # its pixels too, and now: whoever holds it may have others to decode
 
 
 @contextmanager
