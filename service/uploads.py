@@ -166,16 +166,14 @@ class _Work:
         self._parts = parts
         self._settings = settings
         self._pictures: deque[tuple[str | None, Picture]] = deque()
-        self._pixels = 0
+        self._pixels, self._interpreted = 0, False
         self.bytes = sum(len(data) for _, data in parts)
         self.seconds = 0.0
 
     @property
     def light(self) -> bool:
         """Whether what has been opened may be decoded in the event loop."""
-        return self._pixels <= INLINE_PIXELS and not any(
-            picture.interpreted for _, picture in self._pictures
-        )
+        return self._pixels <= INLINE_PIXELS and not self._interpreted
 
     def whole(self, check: Check) -> list[NDArray[np.uint8]]:
         """Open and decode."""
@@ -187,12 +185,14 @@ class _Work:
         started = time.perf_counter()
         for name, data in self._parts:
             check()
-            self._pictures.append((name, _open(name, data, self._settings.max_pixels)))
-        pixels = self._pixels = sum(picture.pixels for _, picture in self._pictures)
-        if pixels > self._settings.max_request_pixels:
+            picture = _open(name, data, self._settings.max_pixels)
+            self._pictures.append((name, picture))
+            self._pixels += picture.pixels
+            self._interpreted = self._interpreted or picture.interpreted
+        if self._pixels > self._settings.max_request_pixels:
             raise Problem(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the request's pictures have {pixels} pixels together, more than the "
+                f"the request's pictures have {self._pixels} pixels together, more than the "
                 f"{self._settings.max_request_pixels} allowed; send fewer of them at a time, or "
                 "scale them down",
             )
