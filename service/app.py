@@ -26,6 +26,7 @@ from service import (
     state,
 )
 from service.capacity import engine_batch, engine_threads
+from service.decoding import Decoding
 from service.drain import Drain
 from service.engine import Engine
 from service.finish import Finish
@@ -117,7 +118,8 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
         threads=engine_threads(gpu=on_gpu),
         observer=counted,
     )
-    state.init_app(app, State(settings, repository, engine, journal, drain, fault))
+    decoding = Decoding(settings.queue_images)
+    state.init_app(app, State(settings, repository, engine, decoding, journal, drain, fault))
     on_refusal = metrics.init_app(app, counted)
     headers.init_app(app)
     keys.init_app(app)

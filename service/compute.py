@@ -17,6 +17,9 @@ NOT_COMPUTED: Refusals = {
     HTTPStatus.GATEWAY_TIMEOUT: "no answer within {deadline_seconds} seconds",
 }
 
+NOT_DONE = (OverloadedError, DeadlineError, GoneError)
+"""What the engine refuses with, and the decoding of large pictures."""
+
 
 def compute(*tasks: Task) -> list[Rows]:
     """Probabilities, float32 [N, classes], of each task: a model and uint8 [N, 32, 32, 3].
@@ -31,13 +34,16 @@ def compute(*tasks: Task) -> list[Rows]:
             return engine().run(tasks, deadline=deadline)
         gone = request.environ[GONE]
         return wait(engine().submit(tasks, deadline=deadline, gone=gone))
-    except OverloadedError:
-        raise Problem(
-            HTTPStatus.SERVICE_UNAVAILABLE, FULL, headers={"Retry-After": RETRY_AFTER}
-        ) from None
-    except DeadlineError:
-        raise Problem(
+    except NOT_DONE as error:
+        raise refusal(error, seconds) from None
+
+
+def refusal(error: Exception, seconds: int) -> Problem:
+    """The problem that one of ``NOT_DONE`` is, within a deadline of ``seconds``."""
+    if isinstance(error, OverloadedError):
+        return Problem(HTTPStatus.SERVICE_UNAVAILABLE, FULL, headers={"Retry-After": RETRY_AFTER})
+    if isinstance(error, DeadlineError):
+        return Problem(
             HTTPStatus.GATEWAY_TIMEOUT, f"no answer within the {seconds} seconds allowed"
-        ) from None
-    except GoneError:
-        raise Problem(HTTPStatus.BAD_REQUEST, "the client has hung up") from None
+        )
+    return Problem(HTTPStatus.BAD_REQUEST, "the client has hung up")

@@ -103,7 +103,8 @@ class Metrics:
             "request_seconds", "Seconds from a request's arrival to its answer.", _OF_A_REQUEST
         )
         self._decode_seconds = histogram(
-            "decode_seconds", "Seconds to decode the pictures of one request."
+            "decode_seconds",
+            "Seconds to decode the pictures of one request, without waiting for a thread.",
         )
         self.queued = histogram(
             "queue_seconds", "Seconds that pictures waited for a run.", _OF_A_MODEL

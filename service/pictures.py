@@ -6,7 +6,8 @@ header, before anything is decoded. Then: EXIF orientation is applied; palettes,
 16 bits become 8-bit RGB (colour profiles are not applied); transparency is laid over white; and
 the whole picture, nothing cropped, is stretched to 32x32 by Pillow's bilinear filter, whose
 support grows with the reduction, so that it neither aliases nor rings. A picture that is 32x32
-already comes through untouched. No state: safe in any thread.
+already comes through untouched. No state: safe in any thread. What no pixel depends on is left out
+before Pillow sees it (``service.trim``), however much of it there is.
 """
 
 from __future__ import annotations
@@ -21,24 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 # WebPImagePlugin registers itself; the other four are among those that Pillow always has ready.
-from PIL import Image, WebPImagePlugin  # noqa: F401
+from PIL import Image, ImageFile, WebPImagePlugin  # noqa: F401
+
+from service.trim import TooManyPartsError, trimmed
+from service.upright import UPRIGHT, orientation
 
 SIDE = 32
 FORMATS = ("PNG", "JPEG", "WebP", "GIF", "BMP")
 BACKGROUND = 255
 """White, as viewers show transparency."""
 
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation; 1 is upright (EXIF 2.32, section 4.6.4)."""
+_DEPTHS: dict[object, int] = {"L;2": 2, "L;4": 4, "RGB;16B": 16}
+"""Bits of a sample, by what Pillow calls a PNG's pixels."""
+
+_RUN_LENGTHS = (1, 2)
+"""A BMP's field for its compression."""
 
 # Pillow warns of odd files in words that hold their numbers, and Python keeps every such text for
 # ever: strangers could fill the memory, and the log.
@@ -65,15 +63,25 @@ class PictureTooLargeError(PictureError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of which only the header has been read."""
+    """A picture of which only the header has been read.
+
+    ``data`` is its file, trimmed; ``orientation``, if any, is how it is to be turned.
+    """
 
     kind: str
-    image: Image.Image
+    image: ImageFile.ImageFile
+    data: bytes
+    orientation: int | None
 
     @property
     def pixels(self) -> int:
         """Width times height."""
         return self.image.width * self.image.height
+
+    @property
+    def interpreted(self) -> bool:
+        """Whether it is decoded in Python, which takes long, however small it is."""
+        return self.kind == "BMP" and self.image.info.get("compression") in _RUN_LENGTHS
 
 
 def decode(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
@@ -89,8 +97,11 @@ def open_picture(data: bytes, *, max_pixels: int) -> Picture:
     """Read one picture's header. Raises as ``decode`` does."""
     kind = _format(data)
     with _picture_errors(kind):
+        data, exif, xmp = trimmed(kind, data)
         image = Image.open(BytesIO(data), formats=[kind])
-    picture = Picture(kind, image)
+        if kind == "WebP":
+            exif, xmp = image.info.get("exif"), image.info.get("xmp")
+    picture = Picture(kind, image, data, orientation(exif, xmp))
     if picture.pixels > max_pixels:
         raise PictureTooLargeError(
             f"the picture has {image.width} x {image.height} pixels, "
@@ -101,9 +112,16 @@ def open_picture(data: bytes, *, max_pixels: int) -> Picture:
 
 def decode_opened(picture: Picture) -> NDArray[np.uint8]:
     """Decode the rest of what ``open_picture`` gave, once. Raises as ``decode`` does."""
-    with _picture_errors(picture.kind), picture.image as image:
-        image.load()
-        return _pixels(_upright(image))
+    image = picture.image
+    with _picture_errors(picture.kind):
+        try:
+            depth = _depth(image)
+            image.load()
+            keyed = _keyed(picture, depth)
+            turn = UPRIGHT.get(picture.orientation or 0)
+            return _pixels(keyed if turn is None else keyed.transpose(turn))
+        finally:
+            image.close()  # its pixels too, and now: whoever holds it may have others to decode
 
 
 @contextmanager
@@ -114,6 +132,11 @@ def _picture_errors(kind: str) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PictureTooLargeError(
             "the picture has more pixels than are decoded here; scale it down"
+        ) from None
+    except TooManyPartsError as error:
+        raise UndecodablePictureError(
+            f"the {kind} data is in more than {error}, which is more than are read; open the "
+            "picture in an editor and save it again"
         ) from None
     except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
         raise UndecodablePictureError(f"the {kind} data is broken or cut off") from error
@@ -134,13 +157,46 @@ def _format(data: bytes) -> str:
     raise UnsupportedPictureError(f"the content is none of {', '.join(FORMATS)}")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a picture with a broken EXIF block counts as upright."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:
-        return image
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+def _depth(image: ImageFile.ImageFile) -> int:
+    """Bits of each sample of a PNG whose colour key Pillow may get wrong, else 8."""
+    return _DEPTHS.get(image.tile[0].args, 8) if image.format == "PNG" and image.tile else 8
+
+
+def _keyed(picture: Picture, depth: int) -> Image.Image:
+    """The loaded picture, with the one colour that is transparent as its pixels now have it.
+
+    That colour is written with the file's own bits (PNG specification, section 11.3.1.1), of which
+    the least count; Pillow makes 8 of the pixels' alone. Of 16 both bytes have to be the same.
+    """
+    image, key = picture.image, picture.image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int):
+        most = (1 << depth) - 1
+        image.info["transparency"] = (key & most) * 255 // most
+    elif image.mode == "RGB" and isinstance(key, tuple):
+        if depth == 16:
+            return _keyed_at_16_bits(picture, key)
+        image.info["transparency"] = tuple(value & 255 for value in key)
+    return image
+
+
+def _keyed_at_16_bits(picture: Picture, key: tuple[int, ...]) -> Image.Image:
+    """An RGB picture whose pixels are transparent where all their 48 bits are those of ``key``.
+
+    Pillow keeps the high bytes; read as if they stood the other way round, it keeps the low ones.
+    """
+    high = picture.image
+    del high.info["transparency"]
+    with Image.open(BytesIO(picture.data), formats=[picture.kind]) as low:
+        assert isinstance(low, ImageFile.ImageFile)  # noqa: S101 - as all that is opened
+        low.tile = [low.tile[0]._replace(args="RGB;16L")]
+        low.load()
+        opaque = np.zeros((high.height, high.width), np.bool_)
+        for band, value in enumerate(key):
+            opaque |= np.asarray(high.getchannel(band)) != value >> 8
+            opaque |= np.asarray(low.getchannel(band)) != value & 255
+        low.close()
+    high.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    return high
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:

@@ -120,7 +120,7 @@ SETTINGS = (
         "25000000",
         _whole(1, PILLOW_PIXEL_LIMIT),
         "largest picture, width x height; a pixel takes 4 to 20 bytes of memory while it is "
-        "decoded; beyond it 413",
+        "decoded, as at most two pictures are at a time in each worker; beyond it 413",
     ),
     Setting(
         "MAX_REQUEST_PIXELS",
@@ -139,13 +139,15 @@ SETTINGS = (
         "QUEUE_IMAGES",
         "64",
         _whole(1, 4096),
-        "pictures that may wait in each worker to be computed; beyond it 503",
+        "pictures that may wait in each worker to be computed, and large ones that may wait there "
+        "to be decoded or are; beyond it 503",
     ),
     Setting(
         "DEADLINE_SECONDS",
         "10",
         _whole(1, 3600),
-        "seconds from a request's arrival until its answer must be computed; beyond it 504",
+        "seconds from a request's arrival until its pictures must be decoded and its answer be "
+        "computed; beyond it 504",
     ),
     Setting(
         "HEAD_SECONDS",

@@ -1,4 +1,4 @@
-"""What one worker holds between requests: its models and their engine, or why it has none."""
+"""What one worker holds between requests: its models, what runs them, or why it has none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from flask import Flask, current_app
 
+from service.decoding import Decoding
 from service.drain import Drain
 from service.engine import Engine
 from service.journal import Journal
@@ -27,6 +28,7 @@ class State:
     settings: Settings
     repository: Repository | None
     engine: Engine
+    decoding: Decoding
     journal: Journal
     drain: Drain
     fault: str | None
@@ -70,6 +72,11 @@ def model_of(variant: str | None, version: int | None = None) -> Model:
 def engine() -> Engine:
     """The current application's engine."""
     return state_of(current_app).engine
+
+
+def decoding() -> Decoding:
+    """The current application's decoding of large pictures."""
+    return state_of(current_app).decoding
 
 
 def draining() -> bool:

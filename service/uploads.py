@@ -8,6 +8,8 @@ the limits of the settings.
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -16,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from service.compute import NOT_DONE, refusal
+from service.decoding import Check
 from service.forms import plain_files
 from service.messages import Request, current
 from service.metrics import metrics
@@ -32,13 +36,14 @@ from service.pictures import (
 )
 from service.problems import Problem, Refusals
 from service.settings import Settings
+from service.state import decoding
 from service.state import settings as current_settings
-from service.waiting import in_thread
+from service.wsgi import GONE
 
 FIELD = "image"
 
-INLINE_PIXELS, INLINE_BYTES = 1 << 16, 1 << 18
-"""Pictures up to here are decoded at once, in 2 ms at most; more would keep others waiting."""
+INLINE_PIXELS, INLINE_BYTES = 1 << 16, 1 << 16
+"""Pictures up to here, together, are decoded in the event loop; more would keep others waiting."""
 
 _STATUS = {
     UnsupportedPictureError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -54,7 +59,7 @@ BAD_UPLOAD: Refusals = {
         "of them or {max_request_pixels:,} in all of them"
     ),
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: f"a file that is none of {', '.join(FORMATS)}",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "a picture that is broken or cut off",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "a picture that is broken, cut off or in too many parts",
 }
 
 
@@ -92,6 +97,14 @@ UPLOAD = Body(
 )
 
 
+def _never() -> bool:
+    return False
+
+
+def _pass() -> None:
+    """Before a small picture there is nothing to check."""
+
+
 @dataclass(frozen=True)
 class Upload:
     """The pictures of one request: ``images`` is uint8 [N, 32, 32, 3], ``names`` has N entries.
@@ -106,8 +119,8 @@ class Upload:
 def read_upload() -> Upload:
     """Read and decode the current request's pictures.
 
-    Raises ``Problem`` 400 (no picture), 413 (too large, too many), 415 (not a supported picture)
-    and 422 (cannot be decoded).
+    Raises ``Problem`` 400 (no picture), 413 (too large, too many), 415 (not a supported picture),
+    422 (cannot be decoded), and 503 or 504 where large ones would wait for too long.
     """
     request, settings = current(), current_settings()
     if request.mimetype == "multipart/form-data":
@@ -117,25 +130,83 @@ def read_upload() -> Upload:
         if not body:
             raise Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
         parts = [(None, body)]
-    started = time.perf_counter()
+    work = _Work(parts, settings)
+    if work.bytes > INLINE_BYTES:
+        images = _in_thread(work.whole, request, settings, len(parts))
+    else:
+        work.open()
+        if work.light:
+            images = work.decode()
+        else:
+            images = _in_thread(work.decode, request, settings, len(parts))
+    metrics().decoded(work.seconds)
     names = tuple(name for name, _ in parts)
-    pictures = [_open(name, data, settings.max_pixels) for name, data in parts]
-    pixels = sum(picture.pixels for picture in pictures)
-    if pixels > settings.max_request_pixels:
-        raise Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the request's pictures have {pixels} pixels together, more than the "
-            f"{settings.max_request_pixels} allowed; send fewer of them at a time, or scale them "
-            "down",
-        )
-
-    def decode() -> list[NDArray[np.uint8]]:
-        return [_decode(*each) for each in zip(names, pictures, strict=True)]
-
-    light = pixels <= INLINE_PIXELS and sum(len(data) for _, data in parts) <= INLINE_BYTES
-    images = decode() if light else in_thread(decode)
-    metrics().decoded(time.perf_counter() - started)
     return Upload(names, images[0][None] if len(images) == 1 else np.stack(images))
+
+
+def _in_thread(
+    call: Callable[[Check], list[NDArray[np.uint8]]],
+    request: Request,
+    settings: Settings,
+    pictures: int,
+) -> list[NDArray[np.uint8]]:
+    """What ``call`` returns, within the request's deadline. Raises ``Problem`` 503 and 504 too."""
+    deadline = request.started + settings.deadline_seconds
+    gone = request.environ.get(GONE, _never)
+    try:
+        return decoding().run(call, pictures, deadline=deadline, gone=gone)
+    except NOT_DONE as error:
+        raise refusal(error, settings.deadline_seconds) from None
+
+
+class _Work:
+    """The decoding of one request's pictures; ``seconds`` is what it has taken so far."""
+
+    def __init__(self, parts: Sequence[tuple[str | None, bytes]], settings: Settings) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._pictures: deque[tuple[str | None, Picture]] = deque()
+        self._pixels, self._interpreted = 0, False
+        self.bytes = sum(len(data) for _, data in parts)
+        self.seconds = 0.0
+
+    @property
+    def light(self) -> bool:
+        """Whether what has been opened may be decoded in the event loop."""
+        return self._pixels <= INLINE_PIXELS and not self._interpreted
+
+    def whole(self, check: Check) -> list[NDArray[np.uint8]]:
+        """Open and decode."""
+        self.open(check)
+        return self.decode(check)
+
+    def open(self, check: Check = _pass) -> None:
+        """Read every picture's header. Raises ``Problem``, and what ``check`` raises."""
+        started = time.perf_counter()
+        for name, data in self._parts:
+            check()
+            picture = _open(name, data, self._settings.max_pixels)
+            self._pictures.append((name, picture))
+            self._pixels += picture.pixels
+            self._interpreted = self._interpreted or picture.interpreted
+        if self._pixels > self._settings.max_request_pixels:
+            raise Problem(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the request's pictures have {self._pixels} pixels together, more than the "
+                f"{self._settings.max_request_pixels} allowed; send fewer of them at a time, or "
+                "scale them down",
+            )
+        self.seconds += time.perf_counter() - started
+
+    def decode(self, check: Check = _pass) -> list[NDArray[np.uint8]]:
+        """Decode what has been opened, and let go of each picture then. Raises as ``open`` does."""
+        started = time.perf_counter()
+        images = []
+        while self._pictures:
+            check()
+            images.append(_decode(*self._pictures.popleft()))
+        self.seconds += time.perf_counter() - started
+        return images
 
 
 def read_body(request: Request, limit: int) -> bytes:

@@ -19,6 +19,8 @@ from service.pictures import (
     UndecodablePictureError,
     UnsupportedPictureError,
     decode,
+    decode_opened,
+    open_picture,
 )
 from tests.service import hostile
 from tests.service.hostile import BAD, GOOD, PHOTO, PIXELS, SLOPE
@@ -152,6 +154,13 @@ def test_the_pixel_limit_is_exact_and_named() -> None:
     decode(data, max_pixels=1500)
     with pytest.raises(PictureTooLargeError, match="50 x 30 pixels, more than the 1499"):
         decode(data, max_pixels=1499)
+
+
+def test_a_picture_that_has_been_reduced_is_no_longer_in_memory() -> None:
+    picture = open_picture(encode(PHOTO), max_pixels=LIMIT)
+    decode_opened(picture)
+    with pytest.raises(ValueError, match="closed"):
+        picture.image.getpixel((0, 0))
 
 
 SOURCES = [encode(PHOTO, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
