@@ -18,8 +18,9 @@ import numpy as np
 import uvloop
 
 from service.acceptor import Acceptor, Board
+from service.model import Model
 from service.pictures import decode
-from service.repository import Model, load_repository
+from service.repository import load_repository
 
 WORKERS = 2
 MAX_BATCH = 16

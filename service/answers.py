@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.card import ModelCard
-from service.repository import Model
+from service.model import Model
 from service.rules import Between
 
 

@@ -12,9 +12,9 @@ from service.answers import Comparison, Prediction, comparison, prediction_json
 from service.card import ModelCard
 from service.compute import NOT_COMPUTED, compute
 from service.messages import Response, current
+from service.model import Model
 from service.operations import Answer, Tag, Text, Whole, operation
 from service.problems import Refusals
-from service.repository import Model
 from service.schema import Without
 from service.state import NO_MODELS, model_of, repository
 from service.uploads import BAD_UPLOAD, UPLOAD, read_upload

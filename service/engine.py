@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.repository import Model
+from service.model import Model
 
 Images = NDArray[np.uint8]
 Rows = NDArray[np.float32]

@@ -21,10 +21,11 @@ from werkzeug.routing import Rule
 
 from service.answers import comparison, prediction_json
 from service.api import TOP_K
+from service.model import Model
 from service.pictures import decode
 from service.problems import Problem
 from service.protocol import HEADER_LENGTH
-from service.repository import Model, Repository
+from service.repository import Repository
 from service.tensors import INPUT, INPUT_TYPE, OUTPUT, read_request, write_response
 
 FOLDER = "docs/examples"

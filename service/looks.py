@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.answers import Guess, top
+from service.model import Model
 from service.pictures import decode
-from service.repository import Model, Repository
+from service.repository import Repository
 from service.samples import Example
 
 TOP = 5

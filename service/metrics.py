@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from service.engine import Engine
-    from service.repository import Model, Repository
+    from service.model import Model
+    from service.repository import Repository
 
 NO_ROUTE = "none"
 """The route of a request that no URL rule matches."""

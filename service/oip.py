@@ -25,6 +25,7 @@ from service import __version__, health
 from service.compute import NOT_COMPUTED, compute
 from service.keys import public
 from service.messages import current
+from service.model import IMAGE_SHAPE, Model
 from service.operations import Answer, Tag, operation
 from service.problems import Problem
 from service.protocol import (
@@ -47,7 +48,6 @@ from service.protocol import (
     ServerReady,
 )
 from service.records import RecordError, parse
-from service.repository import IMAGE_SHAPE, Model
 from service.state import NO_MODELS, model_of, repository, settings
 from service.tensors import (
     INPUT,

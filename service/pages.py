@@ -29,9 +29,9 @@ from service.compute import NOT_COMPUTED, compute
 from service.kept import Page, kept, page_of
 from service.looks import first_look, look_of, newest, pixels_of
 from service.messages import Response, current
+from service.model import Model
 from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem
-from service.repository import Model
 from service.samples import examples, find
 from service.state import NO_MODELS, model_of, repository, settings
 from service.study import StudyError, read_studies

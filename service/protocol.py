@@ -10,9 +10,9 @@ from http import HTTPStatus
 from math import prod
 from typing import Any, Literal, TypedDict
 
+from service.model import IMAGE_SHAPE
 from service.operations import Body, Text, Whole
 from service.problems import Refusals
-from service.repository import IMAGE_SHAPE
 from service.settings import Settings
 from service.tensors import INPUT, INPUT_TYPE, OUTPUT, SHARED_MEMORY
 

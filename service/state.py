@@ -11,8 +11,9 @@ from service.decoding import Decoding
 from service.drain import Drain
 from service.engine import Engine
 from service.journal import Journal
+from service.model import Model
 from service.problems import Problem, Refusals
-from service.repository import Model, Repository, UnknownModelError
+from service.repository import Repository, UnknownModelError
 from service.settings import Settings
 
 _KEY = "batchnorm-service"

@@ -26,8 +26,8 @@ from typing import Any, Final, Literal, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from service.model import IMAGE_SHAPE
 from service.records import RecordError, parse
-from service.repository import IMAGE_SHAPE
 
 INPUT, INPUT_TYPE, INPUT_SHAPE = "images", "UINT8", (-1, *IMAGE_SHAPE)
 OUTPUT: Final = "probabilities"

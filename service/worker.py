@@ -25,7 +25,7 @@ from service import logs
 from service.acceptor import Acceptor, Board
 from service.gate import Gate
 from service.http1 import Connection, Serving
-from service.repository import IMAGE_SHAPE
+from service.model import IMAGE_SHAPE
 from service.state import State, state_of
 from service.waiting import Turns
 from service.wsgi import OnLoop

@@ -43,7 +43,8 @@ from service.card import (
 )
 from service.manifest import MANIFEST, Entry, Manifest
 from service.records import RecordError
-from service.repository import Model, ModelError, load_model
+from service.model import Model
+from service.repository import ModelError, load_model
 from training.dataset import IMAGE_SHAPE, Dataset, Images
 from training.environment import versions
 from training.evaluate import predict

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from service.engine import Call, Engine
-from service.repository import Model
+from service.model import Model
 
 LIMIT = 10.0
 """Seconds after which a test has failed rather than hung."""

@@ -13,14 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
-from service.repository import (
-    Model,
-    ModelError,
-    UnknownModelError,
-    batch_sizes,
-    load_model,
-    load_repository,
-)
+from service.model import Model, batch_sizes
+from service.repository import ModelError, UnknownModelError, load_model, load_repository
 from service.runtime import GpuError, RuntimeOptions, create_session, why_no_gpu
 from tests.service.tiny import VARIANTS, make_card, make_model, oracle, write_repository
 
