@@ -42,8 +42,8 @@ from service.card import (
     Training,
 )
 from service.manifest import MANIFEST, Entry, Manifest
-from service.records import RecordError
 from service.model import Model
+from service.records import RecordError
 from service.repository import ModelError, load_model
 from training.dataset import IMAGE_SHAPE, Dataset, Images
 from training.environment import versions
