@@ -64,3 +64,21 @@ def test_other_variants_stay_as_they_are(own: Path, relu_without_bn: Any, datase
     assert repository.get().card.frozen.kind == "none"
     assert repository.get().card.normalization is None
     assert repository.get("relu_with_bn").card.normalization == "batch"
+
+
+def test_a_net_that_an_older_version_holds_is_not_published_again(
+    own: Path, relu_with_bn: Any, nudged: Path, dataset: Dataset
+) -> None:
+    """Whoever goes back to the first net learns which version it is, and who answers."""
+    export(nudged, dataset, own)
+    before, said = contents(own), []
+    for replace_last in (False, True):
+        entry = export(
+            relu_with_bn.folder, dataset, own, replace_last=replace_last, say=said.append
+        )
+        assert entry.version == 1
+    assert said == 2 * [
+        "relu_with_bn: version 1 is this very net, nothing to publish; "
+        "version 2 answers where none is asked for"
+    ]
+    assert contents(own) == before
