@@ -263,7 +263,7 @@ def export(
 def compare(recipe: str, runs: Path, to: Path) -> None:
     """Draw the study's figure and write its table, for whatever trials there are."""
     from training.compare import compare as compare_trials
-    from training.compare import markdown
+    from training.table import markdown
 
     click.echo(markdown(compare_trials(runs, recipe, to, say=click.echo)))
 

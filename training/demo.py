@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from training.compare import compare, markdown
+from training.compare import compare
 from training.data import load
 from training.dataset import Dataset, Images
 from training.evaluate import predict
@@ -32,6 +32,7 @@ from training.export import export
 from training.fit import fit
 from training.freeze import freeze
 from training.recipes import RECIPES
+from training.table import markdown
 from training.trial import Trial
 from training.variants import VARIANTS
 
