@@ -7,10 +7,15 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
+from click.testing import CliRunner
 
+import training.data
+import training.export
 from service.manifest import Entry
 from service.repository import load_repository
 from tests.training.export.published import contents, keras_answers, listed
+from training.cli import main
 from training.dataset import Dataset
 from training.export import export
 
@@ -82,3 +87,17 @@ def test_a_net_that_an_older_version_holds_is_not_published_again(
         "version 2 answers where none is asked for"
     ]
     assert contents(own) == before
+
+
+def test_whoever_shall_answer_by_default_is_exported_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that it is published when the others, which name it too, are."""
+    order = []
+    monkeypatch.setattr(
+        training.export, "export", lambda folder, *_, **__: order.append(folder.parent.name)
+    )
+    monkeypatch.setattr(training.data, "load", lambda *_: None)
+    done = CliRunner().invoke(main, ["export", "--runs", "x", "--default", "relu_without_bn"])
+    assert done.exit_code == 0, done.output
+    assert order == ["relu_without_bn", "sigmoid_without_bn", "sigmoid_with_bn", "relu_with_bn"]
