@@ -23,6 +23,10 @@ SBOM ?= sbom
 BIN := $(VENV)/bin
 FIT := $(if $(DATA),--data $(DATA)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH),--batch $(BATCH)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
+COMMA := ,
+# Of each variant one trial is published: that of the first of the seeds (0 of 0,1 or 0-2).
+SEED := $(firstword $(subst -, ,$(subst $(COMMA), ,$(SEEDS))))
+COMPARE := $(BIN)/python -m training compare --recipe $(RECIPE) --runs $(RUNS) --to $(MODELS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo train freeze export compare serve test lint bench image sbom requirements clean
@@ -41,10 +45,17 @@ demo: $(VENV)/.training  ## See it whole: train four nets on drawn pictures, fre
 train: $(VENV)/.training  ## Fit and freeze the nets (RECIPE, VARIANTS, SEEDS, DATA, STEPS, ...)
 	$(BIN)/python -m training train --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(RUNS) $(FIT)
 
+freeze: $(VENV)/.training  ## Freeze fitted nets again
+	$(BIN)/python -m training freeze --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(RUNS) \
+		$(if $(DATA),--data $(DATA))
+
 export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over the last)
-	$(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed $(firstword $(SEEDS)) \
+	$(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed $(SEED) \
 		--runs $(RUNS) --models $(MODELS) $(if $(DATA),--data $(DATA)) $(if $(REPLACE),--replace)
-	$(BIN)/python -m training compare --recipe $(RECIPE) --runs $(RUNS) --to $(MODELS)
+	$(COMPARE)
+
+compare: $(VENV)/.training  ## Write the comparison again, from whatever frozen nets there are
+	$(COMPARE)
 
 serve: $(VENV)/.service  ## Serve the exported models on PORT (8000)
 	MODELS_DIR=$(MODELS) $(BIN)/python -m service

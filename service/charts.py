@@ -39,11 +39,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """One trial: its epochs, the frozen net, and the points that join the epochs."""
+    """One trial: its epochs, the frozen net, and the points that join the epochs.
+
+    ``left`` is the epoch that was frozen, where both are of the same pictures.
+    """
 
     variant: str
     seed: int
     marks: tuple[Mark, ...]
+    left: Mark | None
     frozen: Mark | None
     points: str
 
@@ -58,10 +62,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart of the study."""
+    """One chart of the study; ``pictures`` says what its values are of."""
 
     key: str
     title: str
+    pictures: str
     note: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -93,6 +98,7 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
     """Accuracy and loss of every trial; loss is cut off well above that of guessing."""
     steps = [epoch.step for curve in study.curves for epoch in curve.epochs]
     end = max([*steps, study.article_steps or 0, 1])
+    held_out = any(curve.held_out for curve in study.curves)
     panels = []
     for key, title, note, say in (
         ("top1", "Accuracy", "higher is better", percent),
@@ -110,6 +116,9 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
             Panel(
                 key=key,
                 title=title,
+                pictures="training pictures held out (frozen: on the test pictures)"
+                if held_out
+                else "the test pictures",
                 note=note,
                 x_ticks=tuple(
                     Tick(_percent(t, 0, end), thousands(t)) for t in nice_ticks(0, end, 4)
@@ -187,9 +196,11 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
 def _line(curve: Curve, key: str, end: float, high: float, say: Callable[[float], str]) -> Line:
     marks = tuple(_mark(each.step, getattr(each, key), end, high, say) for each in curve.epochs)
     last = curve.epochs[-1].step if curve.epochs else 0
-    frozen = _mark(last, curve.frozen[key], end, high, say) if curve.frozen else None
+    kept = last if curve.kept_step is None else curve.kept_step
+    frozen = _mark(kept, curve.frozen[key], end, high, say) if curve.frozen else None
+    left = next((mark for mark in marks if mark.step == kept and not curve.held_out), None)
     points = " ".join(f"{mark.x:g},{mark.y:g}" for mark in marks)
-    return Line(curve.variant, curve.seed, marks, frozen, points)
+    return Line(curve.variant, curve.seed, marks, left, frozen, points)
 
 
 def _mark(

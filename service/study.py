@@ -32,12 +32,18 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Curve:
-    """One trial: its epochs, and what it scores frozen (None: it has not been)."""
+    """One trial: its epochs, and what it scores frozen (None: it has not been).
+
+    Frozen was what it was after ``kept_step``; None is the last. Where it is ``held_out``, the
+    epochs are of training pictures that were held out; the frozen net's score is of the test's.
+    """
 
     variant: str
     seed: int
     epochs: tuple[Epoch, ...]
     frozen: Mapping[str, float] | None
+    kept_step: int | None = None
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,15 +127,26 @@ def _curve(trial: Any) -> Curve:
         variant=str(trial["variant"]),
         seed=int(trial["seed"]),
         epochs=tuple(
-            Epoch(int(e["epoch"]), int(e["step"]), float(e["val_accuracy"]), float(e["val_loss"]))
+            Epoch(
+                int(e["epoch"]), int(e["step"]), _number(e["val_accuracy"]), _number(e["val_loss"])
+            )
             for e in trial["history"]
         ),
-        frozen=freeze["after"] if freeze and freeze["kind"] == "population" else None,
+        frozen={key: _number(value) for key, value in freeze["after"].items()}
+        if freeze and freeze["kind"] == "population"
+        else None,
+        kept_step=int(trial["kept_step"]) if "kept_step" in trial else None,
+        held_out=trial.get("validation_set") == "hold-out",
     )
 
 
 def _means(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
     return {key: _finite(figure["mean"]) for key, figure in figures.items()}
+
+
+def _number(value: float | None) -> float:
+    """A net that diverged has scores that are no numbers: null in JSON."""
+    return math.nan if value is None else float(value)
 
 
 def _finite(value: float | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,21 @@ def test_every_make_target_of_the_readme_exists() -> None:
     for line in re.findall(r"^make (.*)$", fenced, re.MULTILINE):
         for word in re.sub(r"\s+#.*", "", line).split():
             assert "=" in word or word in targets, word
+
+
+def test_every_phony_target_has_a_rule() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert set(phony.split()) == set(re.findall(r"^([a-z-]+):.*?## ", makefile, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "first"), [("0,1", "0"), ("2-4", "2"), ("3 1", "3"), ("10", "10")]
+)
+def test_make_export_takes_the_first_of_the_seeds(seeds: str, first: str) -> None:
+    command = ["make", "--dry-run", "export", f"SEEDS={seeds}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.findall(r"training export .*--seed (\S+)", done.stdout) == [first]
 
 
 def test_every_path_that_the_readme_links_to_exists() -> None:

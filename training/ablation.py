@@ -26,6 +26,7 @@ from training.fit import HOLD_OUT_SEED
 from training.freeze import frozen, population_statistics
 from training.nets import running_statistics
 from training.recipes import Recipe
+from training.repository import make_folder
 from training.trial import TrialError, read_record, recipe_of, write_atomically
 
 IMAGES = 4_800  # training pictures that each kind is taken from
@@ -47,10 +48,13 @@ def ablate(
 ) -> dict[str, Any]:
     """Score the fitted trials in ``folders`` with every kind of statistics, write the two files.
 
-    ``images`` training pictures make each kind, the same ones, in batches of the recipe's size.
+    ``images`` training pictures make each kind, the same ones, in batches of the recipe's size;
+    fewer where there are not as many or the last batch would not be whole: the files say how many.
     Nets without running statistics are left out and named. Returns what ``ablation.json`` holds.
-    Raises ``TrialError`` where a trial is not fitted, is of other data, or none is left.
+    Raises ``TrialError`` where a trial is not fitted, is of other data, or none is left, and
+    ``ExportError`` where ``to`` cannot be written.
     """
+    make_folder(to)
     trials = []
     for folder in folders:
         record = read_record(folder)
@@ -68,10 +72,12 @@ def ablate(
         rest = dataset
         if configuration["hold_out"]:
             rest, _, _ = hold_out(dataset, configuration["hold_out"], HOLD_OUT_SEED)
+        recipe = recipe_of(record)
+        used = _whole_batches(images, len(rest.train_images), recipe.batch)
         scores = {MOVING: asdict(evaluate(net, dataset.test_images, dataset.test_labels))}
         seed = configuration["seed"]
         for kind, (augmented, dropout) in KINDS.items():
-            batches = _batches(rest.train_images, recipe_of(record), seed, images, augmented)
+            batches = _batches(rest.train_images, recipe, seed, used, augmented)
             statistics = population_statistics(net, batches, seed if dropout else None)
             scored = evaluate(frozen(net, statistics), dataset.test_images, dataset.test_labels)
             scores[kind] = asdict(scored)
@@ -81,6 +87,7 @@ def ablate(
                 "recipe": configuration["recipe"]["name"],
                 "seed": seed,
                 "steps": record["outcome"]["steps"],
+                "images": used,
                 "scores": scores,
             }
         )
@@ -90,13 +97,11 @@ def ablate(
     content = {
         "schema_version": 1,
         "dataset": dataset.name,
-        "images": images,
         "test_images": len(dataset.test_images),
         "hardware": hardware(),
         "versions": versions(),
         "trials": trials,
     }
-    to.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=1) + "\n"
     table = markdown(content)
     write_atomically(to / "ablation.json", lambda path: path.write_text(text))
@@ -115,24 +120,32 @@ def markdown(content: dict[str, Any]) -> str:
         scores = [trial["scores"][kind] for trial in trials]
         cells = [f"{100 * score['top1']:.2f} % / {score['loss']:.3f}" for score in scores]
         rows.append(f"| {kind} | " + " | ".join(cells) + " |")
+    used = " or ".join(f"{count:,}" for count in sorted({trial["images"] for trial in trials}))
     note = (
         f"Top-1 accuracy and loss on {content['test_images']:,} test pictures of "
-        f"{content['dataset']}; every population is of the same {content['images']:,} training "
+        f"{content['dataset']}; every population is of the same {used} training "
         "pictures.\n"
     )
     return "\n".join([*rows, "", note])
 
 
+def _whole_batches(wanted: int, there: int, batch: int) -> int:
+    """How many pictures are used: whole batches of those that are wanted and there."""
+    used = min(wanted, there) // batch * batch
+    if not used:
+        raise TrialError(
+            f"{min(wanted, there):,} pictures make no batch of {batch}; ask for more (--images)"
+        )
+    return used
+
+
 def _batches(
     pictures: Images, recipe: Recipe, seed: int, images: int, augmented: bool
 ) -> Iterator[Images]:
-    count = min(images, len(pictures)) // recipe.batch
-    if count < 1:
-        raise TrialError(f"{images} pictures make no batch of {recipe.batch}; ask for more")
     order = np.random.default_rng(seed).permutation(len(pictures))
     generator = keras.random.SeedGenerator(seed)
-    for number in range(count):
-        batch = pictures[order[number * recipe.batch : (number + 1) * recipe.batch]]
+    for start in range(0, images, recipe.batch):
+        batch = pictures[order[start : start + recipe.batch]]
         if augmented:
             batch = keras.ops.convert_to_numpy(augment(batch, recipe.augmentation, generator))
         yield batch

@@ -58,7 +58,7 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
         from training.cifar100 import DataError
         from training.dataset import HoldOutError
         from training.demo import DemoError
-        from training.export import ExportError
+        from training.repository import ExportError
         from training.trial import TrialError
 
         try:
@@ -240,9 +240,10 @@ def export(
     from training.data import load
     from training.export import export as export_trial
 
-    folders = _folders(runs, recipe, variants, [seed])
+    # Whoever shall answer by default goes first, so that it is there when the others are listed.
+    variants = sorted(variants, key=lambda name: name != default)
     dataset = load(RECIPES[recipe].dataset, data)
-    for folder in folders:
+    for folder in _folders(runs, recipe, variants, [seed]):
         export_trial(
             folder, dataset, models, replace_last=replace_last, default=default, say=click.echo
         )
@@ -262,7 +263,7 @@ def export(
 def compare(recipe: str, runs: Path, to: Path) -> None:
     """Draw the study's figure and write its table, for whatever trials there are."""
     from training.compare import compare as compare_trials
-    from training.compare import markdown
+    from training.table import markdown
 
     click.echo(markdown(compare_trials(runs, recipe, to, say=click.echo)))
 

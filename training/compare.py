@@ -1,4 +1,4 @@
-"""The study's figure and table, for whatever trials exist.
+"""The study's figure and table, for whatever frozen trials exist.
 
 In: the records and histories under ``runs/<recipe>/``, and the comparison that is there already.
 Out, beside the models: ``comparison.json`` (everything below, for machines), ``comparison.md`` (the
@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from service.study import StudyError, read_studies
+from training.figure import draw
 from training.recipes import RECIPES
-from training.trial import TrialError, find_trials, read_record, write_atomically
+from training.repository import ExportError, held, refuse_other_data, write_text
+from training.table import markdown, sections
+from training.trial import TrialError, find_trials, read_record, recipe_of, write_atomically
 from training.variants import VARIANTS
 
 # Harrison Jansma's four checkpoints of 2018, evaluated on the 10,000 test pictures with the moving
@@ -29,35 +35,31 @@ ARTICLE = {
     "sigmoid_without_bn": {"top1": 0.0100, "top5": 0.0500, "loss": 4.605, "minutes": 18.2},
 }
 ARTICLE_STEPS = 40_000
-ARTICLE_CHECKPOINT = f"the article's checkpoint, {ARTICLE_STEPS:,} steps"
-COLOURS = {"sigmoid": "#d95f02", "relu": "#1b6ca8"}
-PANELS = (  # of the history, of the scores, and in words
-    ("val_accuracy", "top1", "test accuracy"),
-    ("val_loss", "loss", "test loss (nats)"),
-)
 
 
 def compare(
     runs: Path, recipe: str, to: Path, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Compare the trials of ``recipe`` under ``runs``, write the four files into ``to``.
+    """Compare the frozen trials of ``recipe`` under ``runs``, write the four files into ``to``.
 
     Returns what ``comparison.json`` holds: the first recipe in the fields of the document itself,
-    the others, each with the same fields, in ``also``. Trials that are not fitted yet are left out
-    and named. Raises ``TrialError`` where none is left.
+    the others, each with the same fields, in ``also``. Trials that are not frozen yet are left out
+    and named. Raises ``TrialError`` where none is left, or where they cannot stand in one table;
+    ``ExportError`` where ``to`` is of other data, broken or cannot be written.
     """
-    trials = []
+    trials, configurations = [], {}
     for folder in find_trials(runs, recipe):
         record = read_record(folder)
-        if record is None or record["status"] == "fitting":
-            say(f"{folder}: not fitted to the end yet, left out")
+        if record is None or record["status"] != "frozen":
+            say(f"{folder}: not frozen yet, left out")
             continue
         trials.append(_trial(folder, record))
+        configurations[folder] = record["configuration"] | {"recipe": asdict(recipe_of(record))}
     if not trials:
-        raise TrialError(f"{runs}/{recipe}: no fitted trial to compare; run the training first")
-    data = {record["dataset"]["checksum"] for record in trials}
-    if len(data) > 1:
-        raise TrialError(f"{runs}/{recipe}: trials on {len(data)} different data sets; compare one")
+        raise TrialError(
+            f"{runs}/{recipe}: no frozen trial to compare; run the training and the freeze first"
+        )
+    _refuse_mixtures(configurations)
     section = {
         "recipe": recipe,
         "summary": [
@@ -67,25 +69,40 @@ def compare(
         ],
         "trials": trials,
     }
-    to.mkdir(parents=True, exist_ok=True)
-    first, *others = _with_the_published(section, to / "comparison.json")
-    content = {
-        "schema_version": 1,
-        "recipe": first["recipe"],
-        "dataset": trials[0]["dataset"],
-        "article": ARTICLE if trials[0]["dataset"]["name"] == "cifar100" else None,
-        "article_reference": {"steps": ARTICLE_STEPS},
-        "summary": first["summary"],
-        "trials": first["trials"],
-        "also": others,
-    }
+    with held(to, say):
+        content = _content(section, _published(to, trials[0]["dataset"]))
+        _write(to, content)
+    say(f"{to}: comparison.json, comparison.md, comparison.png, comparison.svg")
+    return content
 
-    def put(name: str, text: str) -> None:
-        write_atomically(to / name, lambda path: path.write_text(text))
 
-    put("comparison.json", json.dumps(content, indent=1) + "\n")
-    put("comparison.md", markdown(content))
+def _content(section: dict[str, Any], published: list[dict[str, Any]]) -> dict[str, Any]:
+    """The document: ``section`` in place of the published one of its recipe, in their order."""
+    order = list(RECIPES)
+    first, *others = sorted(
+        [section, *(each for each in published if each["recipe"] != section["recipe"])],
+        key=lambda each: order.index(each["recipe"]) if each["recipe"] in order else len(order),
+    )
+    dataset = section["trials"][0]["dataset"]
+    content: dict[str, Any] = _finite(
+        {
+            "schema_version": 1,
+            "recipe": first["recipe"],
+            "dataset": dataset,
+            "article": ARTICLE if dataset["name"] == "cifar100" else None,
+            "article_reference": {"steps": ARTICLE_STEPS},
+            "summary": first["summary"],
+            "trials": first["trials"],
+            "also": others,
+        }
+    )
+    return content
+
+
+def _write(to: Path, content: dict[str, Any]) -> None:
     figure = draw(content)
+    write_text(to / "comparison.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(to / "comparison.md", markdown(content))
     # No dates in the files: the same trials draw the same bytes.
     write_atomically(
         to / "comparison.png",
@@ -94,222 +111,144 @@ def compare(
     write_atomically(
         to / "comparison.svg", lambda path: figure.savefig(path, metadata={"Date": None})
     )
-    say(f"{to}: comparison.json, comparison.md, comparison.png, comparison.svg")
-    return content
 
 
-def sections(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """The recipes of a comparison, each with ``recipe``, ``summary`` and ``trials``."""
-    own = {key: content[key] for key in ("recipe", "summary", "trials")}
-    return [own, *content.get("also", [])]
-
-
-def _with_the_published(section: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """``section`` among those that ``path`` holds of other recipes on the same data, in order."""
-    kept = []
-    if path.exists():
+def _published(to: Path, dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sections that stand in ``to``. Raises ``ExportError`` where they are of other data."""
+    refuse_other_data(to, dataset["name"])
+    path = to / "comparison.json"
+    if not path.exists():
+        return []
+    try:
+        read_studies(to)  # the page's reader knows best what may be wrong with it
         published = json.loads(path.read_text())
-        checksums = {published["dataset"]["checksum"], section["trials"][0]["dataset"]["checksum"]}
-        if len(checksums) == 1:
-            kept = [each for each in sections(published) if each["recipe"] != section["recipe"]]
-    order = list(RECIPES)
-    return sorted(
-        [section, *kept],
-        key=lambda each: order.index(each["recipe"]) if each["recipe"] in order else len(order),
-    )
+        there = published["dataset"]
+        if there["checksum"] != dataset["checksum"]:
+            raise ExportError(
+                f"{path}: is of {there['name']} (checksum {there['checksum'][:12]}…), and these "
+                f"trials are of {dataset['name']} ({dataset['checksum'][:12]}…); give another "
+                "folder (--to; with make, MODELS=)"
+            )
+    except (StudyError, KeyError, TypeError) as error:
+        raise ExportError(f"{path}: {error}; mend or remove it") from error
+    return sections(published)
 
 
-def markdown(content: dict[str, Any]) -> str:
-    """The tables of the comparison, one a recipe, with what their numbers are of."""
-    article = content["article"]
-    return "\n".join(_table(each, content["dataset"], article) for each in sections(content))
+def _refuse_mixtures(configurations: dict[Path, dict[str, Any]]) -> None:
+    """Raise ``TrialError`` unless the trials can be averaged and drawn together.
 
-
-def _table(section: dict[str, Any], data: dict[str, Any], article: dict[str, Any] | None) -> str:
-    rows = [
-        "| variant | n | steps | passes | top-1, moving averages | top-1, population "
-        "| gain, points | top-5 | loss | img/s | minutes |"
-        + (" article 2018 |" if article else ""),
-        "| --- |" + " ---: |" * (11 if article else 10),
-    ]
-    for row in section["summary"]:
-        before, after, n = row["before"], row["after"], row["n"]
-        passes = sorted(
-            trial["images"] / data["train_images"]
-            for trial in section["trials"]
-            if trial["variant"] == row["variant"]
-        )
-        kept = after or before
-        cells = [
-            f"`{row['variant']}`",
-            str(n),
-            _span(row["steps"], "{:,}"),
-            _span(passes, "{:.1f}"),
-            _spread(before["top1"], n),
-            _spread(after["top1"], n) if after else "not frozen",
-            f"{100 * row['gain']:+.2f}" if row["gain"] is not None else "no statistics",
-            _spread(kept["top5"], n),
-            f"{kept['loss']['mean']:.3f}" + (f" ± {kept['loss']['spread']:.3f}" if n > 1 else ""),
-            f"{row['images_per_second']:.0f}",
-            f"{row['seconds'] / 60:.1f}",
-        ]
-        if article:
-            cells.append(f"{100 * article[row['variant']]['top1']:.2f} %")
-        rows.append("| " + " | ".join(cells) + " |")
-    trials = section["trials"]
-    hardware = "; ".join(sorted({trial["hardware"] for trial in trials}))
-    keras = "; ".join(sorted({trial["versions"]["keras"] for trial in trials}))
-    backends = "; ".join(sorted({trial["backend"] for trial in trials}))
-    precisions = "; ".join(sorted({trial.get("precision", "float32") for trial in trials}))
-    note = (
-        f"Recipe `{section['recipe']}` on {data['name']}: {data['train_images']:,} training and "
-        f"{data['test_images']:,} test pictures. Accuracy and loss are of the test pictures; top-5 "
-        f"and loss with the statistics that ship. Fitted in {precisions}. {hardware}; Keras "
-        f"{keras} on {backends}.\n"
-    )
-    if any(row["n"] > 1 for row in section["summary"]):
-        note += "Means ± standard deviations over the seeds.\n"
-    if article:
-        note += (
-            f"The last column is {ARTICLE_CHECKPOINT}, with its moving averages on the same "
-            "10,000 pictures.\n"
-        )
-    return "\n".join([*rows, "", note])
-
-
-def draw(content: dict[str, Any]) -> Any:
-    """The figure: accuracy and loss on the validation pictures by step, a row a recipe.
-
-    Colour is the activation; a solid line has batch normalization. A star is the frozen net.
+    Of a variant they differ by the seed alone; all have validated on as many pictures held out.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams["svg.hashsalt"] = "comparison"
-
-    drawn = sections(content)
-    figure = Figure(figsize=(10.5, 4.6 * len(drawn)), layout="constrained")
-    rows = figure.subplots(len(drawn), 2, squeeze=False)
-    for panels, section in zip(rows, drawn, strict=True):
-        for panel, (key, score, label) in zip(panels, PANELS, strict=True):
-            _curves(panel, section["trials"], key, score)
-            panel.set_title(f"recipe {section['recipe']}", fontsize=10)
-            panel.set_xlabel("step")
-            panel.set_ylabel(label)
-            panel.set_xlim(left=0)
-            panel.set_ylim(bottom=0, top=1.05 * panel.get_ylim()[1])
-            panel.grid(alpha=0.25)
-            panel.spines[["top", "right"]].set_visible(False)
-        panels[0].legend(frameon=False, loc="upper left")
-    figure.suptitle(
-        f"{content['dataset']['name']}: moving averages as fitted (dots), "
-        "population statistics as frozen (stars)",
-        fontsize=11,
-    )
-    return figure
-
-
-def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str) -> None:
-    """A line a trial, and where its freeze took it."""
-    for trial in trials:
-        variant = VARIANTS[trial["variant"]]
-        colour = COLOURS[variant.activation]
-        steps = [row["step"] for row in trial["history"]]
-        values = [row[key] for row in trial["history"]]
-        first = trial is next(each for each in trials if each["variant"] == variant.name)
-        panel.plot(
-            steps,
-            values,
-            color=colour,
-            linestyle="-" if variant.normalization else "--",
-            marker="o",
-            markersize=3.5,
-            label=variant.name.replace("_", " ") if first else None,
+    firsts: dict[str, Path] = {}
+    for folder, own in configurations.items():
+        first = firsts.setdefault(folder.parent.name, folder)
+        differing = [
+            f"{name} is {one!r} in {first} and {two!r} in {folder}"
+            for name, one, two in _pairs(configurations[first], own)
+            if one != two and name != "seed"
+        ]
+        if differing:
+            raise TrialError(
+                f"{'; '.join(differing)}: these are no seeds of one configuration; "
+                "compare them from --runs folders of their own"
+            )
+    held_out = {own["hold_out"]: folder for folder, own in configurations.items()}
+    if len(held_out) > 1:
+        (few, one), (many, other) = sorted(held_out.items())[:2]
+        raise TrialError(
+            f"{one} held out {few:,} pictures and {other} {many:,}: their curves are of different "
+            "pictures; compare them from --runs folders of their own"
         )
-        if trial["freeze"] and trial["freeze"]["kind"] == "population":
-            frozen = trial["freeze"]["after"][score]
-            panel.plot(
-                steps[-1],
-                frozen,
-                marker="*",
-                markersize=12,
-                color=colour,
-                markeredgecolor="white",
-                linestyle="none",
-            )
-            panel.annotate(
-                "",
-                xy=(steps[-1], frozen),
-                xytext=(steps[-1], values[-1]),
-                arrowprops={"arrowstyle": "->", "color": colour},
-            )
+
+
+def _pairs(one: dict[str, Any], two: dict[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    """Every value of two configurations, those of the recipe one by one."""
+    for key, value in one.items():
+        if key == "recipe":
+            yield from ((f"recipe.{name}", value[name], two[key][name]) for name in value)
+        else:
+            yield key, value, two.get(key)
 
 
 def _trial(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     configuration, outcome = record["configuration"], record["outcome"]
-    with (folder / "history.csv").open(newline="") as file:
-        history = [
-            {
-                key: int(value) if key in ("epoch", "step") else float(value)
-                for key, value in row.items()
-            }
-            for row in csv.DictReader(file)
-        ]
     return {
         "variant": configuration["variant"]["name"],
         "seed": configuration["seed"],
         "dataset": configuration["dataset"],
         "steps": outcome["steps"],
+        "kept_step": outcome["kept_step"],
         "images": outcome["images"],
         "seconds": outcome["seconds"],
         "images_per_second": outcome["images_per_second"],
         "validation_set": outcome["validation_set"],
+        "hold_out": configuration["hold_out"],
         "hardware": record["hardware"],
         "backend": record["backend"],
         "precision": configuration["recipe"].get("precision", "float32"),
         "versions": record["versions"],
-        "history": history,
-        "freeze": record.get("freeze"),
+        "history": _history(folder / "history.csv", outcome["kept_step"]),
+        "freeze": record["freeze"],
     }
+
+
+def _history(path: Path, kept_step: int) -> list[dict[str, Any]]:
+    """A row an epoch. Raises ``TrialError`` where the file does not tell of the kept step."""
+    try:
+        with path.open(newline="") as file:
+            history: list[dict[str, Any]] = [
+                {
+                    key: int(value) if key in ("epoch", "step") else float(value)
+                    for key, value in row.items()
+                }
+                for row in csv.DictReader(file)
+            ]
+        if kept_step not in [row["step"] for row in history]:
+            raise ValueError(f"no row of step {kept_step:,}")
+    except FileNotFoundError:
+        raise TrialError(f"{path}: is missing; put it back, or remove the folder") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TrialError(f"{path}: cannot be read ({error}); remove the folder") from error
+    return history
 
 
 def _summary(name: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
-    frozen = [trial["freeze"] for trial in trials if trial["freeze"]]
-    normalized = [each for each in frozen if each["kind"] == "population"]
-    last = [trial["history"][-1] for trial in trials]
-    before = {
-        "top1": [each["before"]["top1"] for each in frozen]
-        or [row["val_accuracy"] for row in last],
-        "top5": [each["before"]["top5"] for each in frozen],
-        "loss": [each["before"]["loss"] for each in frozen] or [row["val_loss"] for row in last],
-    }
-    after = {key: [each["after"][key] for each in frozen] for key in ("top1", "top5", "loss")}
-    gains = [each["after"]["top1"] - each["before"]["top1"] for each in normalized]
+    """What the table says of a variant: means over its trials, of the test pictures."""
+    freezes = [trial["freeze"] for trial in trials]
+    gains = [
+        each["after"]["top1"] - each["before"]["top1"]
+        for each in freezes
+        if each["kind"] == "population"
+    ]
     return {
         "variant": name,
         "n": len(trials),
         "steps": sorted({trial["steps"] for trial in trials}),
-        "before": {key: _mean(values) for key, values in before.items()},
-        "after": {key: _mean(values) for key, values in after.items()} if frozen else None,
+        **{
+            stage: {
+                key: _mean([e[stage][key] for e in freezes]) for key in ("top1", "top5", "loss")
+            }
+            for stage in ("before", "after")
+        },
         "gain": statistics.fmean(gains) if gains else None,
         "images_per_second": statistics.median(trial["images_per_second"] for trial in trials),
         "seconds": statistics.median(trial["seconds"] for trial in trials),
     }
 
 
-def _mean(values: Iterable[float]) -> dict[str, float]:
-    listed = list(values) or [float("nan")]
+def _mean(values: list[float]) -> dict[str, float | None]:
+    if not all(map(math.isfinite, values)):  # a net that diverged
+        return {"mean": None, "spread": None}
     return {
-        "mean": statistics.fmean(listed),
-        "spread": statistics.stdev(listed) if len(listed) > 1 else 0.0,
+        "mean": statistics.fmean(values),
+        "spread": statistics.stdev(values) if len(values) > 1 else 0.0,
     }
 
 
-def _spread(figure: dict[str, float], n: int) -> str:
-    spread = f" ± {100 * figure['spread']:.2f}" if n > 1 else ""
-    return f"{100 * figure['mean']:.2f}{spread} %"
-
-
-def _span(values: Sequence[float], form: str) -> str:
-    ends = [form.format(value) for value in (values[0], values[-1])]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+def _finite(value: Any) -> Any:
+    """``value`` as JSON can hold it: null in place of NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from training.compare import compare, markdown
+from training.compare import compare
 from training.data import load
 from training.dataset import Dataset, Images
 from training.evaluate import predict
@@ -32,6 +32,8 @@ from training.export import export
 from training.fit import fit
 from training.freeze import freeze
 from training.recipes import RECIPES
+from training.repository import make_folder
+from training.table import markdown
 from training.trial import Trial
 from training.variants import VARIANTS
 
@@ -44,7 +46,12 @@ class DemoError(Exception):
 
 
 def demo(folder: Path, say: Callable[[str], None] = print) -> None:
-    """Run the demonstration in ``folder``; what is done there already is not done again."""
+    """Run the demonstration in ``folder``; what is done there already is not done again.
+
+    Raises ``DemoError`` where the service does not do as it should, ``ExportError`` where
+    ``folder`` cannot be written.
+    """
+    make_folder(folder)
     started = time.monotonic()
     recipe = RECIPES["demo"]
     dataset = load(recipe.dataset)
@@ -53,11 +60,11 @@ def demo(folder: Path, say: Callable[[str], None] = print) -> None:
         f"({len(dataset.class_names)} classes)"
     )
     trials = [Trial(recipe, variant, seed=0, runs=folder / "runs") for variant in VARIANTS.values()]
-    for trial in trials:
-        fit(trial, dataset, say=say)
+    records = [fit(trial, dataset, say=say) for trial in trials]
     say("2. freeze: population statistics take the moving averages' place")
-    for trial in trials:
-        freeze(trial.folder, dataset, say=say)
+    for trial, record in zip(trials, records, strict=True):
+        if record["status"] != "frozen":
+            freeze(trial.folder, dataset, say=say)
     say("3. export: ONNX files, each proved against Keras before it is published")
     models = folder / "exported_models"
     for trial in trials:

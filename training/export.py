@@ -7,20 +7,18 @@ In: a trial's ``frozen.keras`` and its record. Out:
     exported_models/<variant>/labels.txt
     exported_models/<variant>/<version>/model.onnx
 
-The graph takes ``images``, uint8 [batch, 32, 32, 3] RGB, and answers ``probabilities``, float32
-[batch, 100]. Its metadata hold the model card (``service.card``). Parity is measured on the file as
-the service's own loader runs it; a graph that fails it, or that still holds anything of training
-mode, is not published.
+The graph (``training.graph``) takes ``images``, uint8 [batch, 32, 32, 3] RGB, and answers
+``probabilities``, float32 [batch, 100]. Its metadata hold the model card (``service.card``). Parity
+is measured on the file as the service's own loader runs it; a graph that fails it, or that still
+holds anything of training mode, is not published. ``training.repository`` says in which order the
+files change.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -41,25 +39,31 @@ from service.card import (
     Score,
     Training,
 )
-from service.manifest import MANIFEST, Entry, Manifest
+from service.manifest import Entry
 from service.model import Model
-from service.records import RecordError
-from service.repository import ModelError, load_model
-from training.dataset import IMAGE_SHAPE, Dataset, Images
+from service.repository import WAY_OUT, ModelError, load_model
+from training.dataset import Dataset, Images
 from training.environment import versions
 from training.evaluate import predict
-from training.trial import TrialError, read_record, write_atomically
-from training.triton import triton_config
+from training.graph import convert
+from training.repository import (
+    FILE,
+    ExportError,
+    held,
+    is_as_listed,
+    listed,
+    make_folder,
+    publish,
+    read_manifest,
+    refuse_other_data,
+    refuse_unknown_default,
+    settle,
+    write_manifest,
+)
+from training.trial import TrialError, read_record
 
-OPSET = 17
 PARITY_IMAGES = 2_000
 PARITY_TOLERANCE = 1e-5  # largest difference of a probability between Keras and ONNX Runtime
-DEFAULT_VARIANT = "relu_with_bn"
-OF_TRAINING = {"ReduceMean", "ReduceSumSquare", "Dropout", "Bernoulli", "Multinomial"}
-
-
-class ExportError(Exception):
-    """A net cannot be published; nothing was. The message says why."""
 
 
 def export(
@@ -73,10 +77,11 @@ def export(
 ) -> Entry:
     """Publish the frozen trial in ``folder`` under ``models`` and return its manifest entry.
 
-    A net that differs from the newest version becomes the next version, or takes the newest
-    one's place with ``replace_last``; a net that is already published is left as it is. Raises
+    A net that no listed version holds becomes the next version, or takes the newest one's place
+    with ``replace_last``; a net that is published already is left as it is, whichever version it
+    is. A version whose file is not as listed gives its place to a net of its recipe. Raises
     ``TrialError`` where the trial is not frozen, ``ExportError`` where the graph or its parity is
-    not as promised.
+    not as promised, or the repository cannot take it.
     """
     record = read_record(folder)
     if record is None or record["status"] != "frozen":
@@ -85,110 +90,73 @@ def export(
         raise TrialError(
             f"{folder}: fitted on other data than this; give the data it was fitted on"
         )
-    net = keras.saving.load_model(folder / "frozen.keras", compile=False)
     card = card_of(record, dataset)
-    manifest = read_manifest(models)
-    listed = {
-        entry.version: entry
-        for entry in (manifest.models if manifest else ())
-        if entry.variant == card.variant
-    }
-    newest = max(listed, default=0)
-    version = max(newest, 1) if replace_last else newest + 1
+    make_folder(models)
+    _refuse(models, card, default)
+    net = keras.saving.load_model(folder / "frozen.keras", compile=False)
     pictures = dataset.test_images[:PARITY_IMAGES]
-    models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=models, prefix=".export-") as passing:
-        path = Path(passing) / "model.onnx"
-        graph = convert(net)
+    graph = convert(net)
+    # Proved elsewhere: whatever happens until then, the repository is as it was.
+    with tempfile.TemporaryDirectory() as passing:
+        path = Path(passing) / FILE
         write_model(graph, card, path)
-        model = load_model(path, sha256=None, version=version)
-        card = replace(card, parity=measure_parity(net, model, pictures))
-        if newest and same_net(card, model, models / listed[newest].file, pictures):
-            say(f"{card.variant}: version {newest} is this very net, nothing to publish")
-            write_manifest(models, manifest, listed[newest], default)
-            return listed[newest]
+        card = replace(card, parity=measure_parity(net, _load(path, card), pictures))
         write_model(graph, card, path)
-        digest, size = sha256(path.read_bytes()).hexdigest(), path.stat().st_size
-        load_model(path, sha256=digest, version=version)
+        model, data = _load(path, card), path.read_bytes()
+    with held(models, say):
+        settle(models)
+        _refuse(models, card, default)  # another export may have been here since
+        manifest = read_manifest(models)
+        own = [entry for entry in listed(models) if entry.variant == card.variant]
+        newest = max((entry.version for entry in own), default=0)
+        same = find_same(models, own, card, model, pictures)
+        if same and is_as_listed(models, same):
+            older = f"; version {newest} answers where none is asked for"
+            say(
+                f"{card.variant}: version {same.version} is this very net, nothing to publish"
+                f"{older if same.version < newest else ''}"
+            )
+            write_manifest(models, manifest, same, default)
+            return same
+        lost = [e for e in own if e.recipe == card.recipe and not is_as_listed(models, e)]
+        if same:  # in its place, but not as listed
+            version = same.version
+        elif replace_last:
+            version = max(newest, 1)
+        else:
+            version = lost[-1].version if lost else newest + 1
         entry = Entry(
             variant=card.variant,
             version=version,
-            file=f"{card.variant}/{version}/model.onnx",
-            sha256=digest,
-            bytes=size,
+            file=f"{card.variant}/{version}/{FILE}",
+            sha256=sha256(data).hexdigest(),
+            bytes=len(data),
             recipe=card.recipe,
             dataset=card.dataset.name,
             top1=card.evaluation.after_freeze.top1,
         )
-        target = models / entry.file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, target)
-    write_text(models / card.variant / "labels.txt", "".join(f"{c}\n" for c in card.classes))
-    write_text(models / card.variant / "config.pbtxt", triton_config(card.variant))
-    write_manifest(models, manifest, entry, default)
+        publish(models, entry, data, card.classes, default)
     assert card.parity is not None  # noqa: S101 - measured above
     say(
-        f"{card.variant}: version {version}, {size:,} bytes, parity "
+        f"{card.variant}: version {version}, {len(data):,} bytes, parity "
         f"{card.parity.max_abs_error:.1e} on {card.parity.images:,} pictures "
         f"({card.parity.provider})"
     )
     return entry
 
 
-def convert(net: keras.Model, *, training: bool = False) -> onnx.ModelProto:
-    """Convert ``net`` to an ONNX graph in inference mode and check that it is one.
-
-    ``training=True`` traces the graph as it would be in training, which the check refuses: it is
-    there to show that it does. Raises ``ExportError``.
-    """
-    if keras.backend.backend() != "tensorflow":
-        raise ExportError(
-            f"exporting goes through TensorFlow, but Keras runs on {keras.backend.backend()}: "
-            "run it with KERAS_BACKEND=tensorflow"
-        )
-    import tensorflow as tf
-    import tf2onnx
-
-    signature = [tf.TensorSpec((None, *IMAGE_SHAPE), tf.uint8, name="images")]
-
-    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-    def answer(images: Any) -> dict[str, Any]:
-        return {"probabilities": net(tf.cast(images, tf.float32), training=training)}
-
-    # What the converter has to say about nodes that it cannot convert, the check says better.
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
-    graph, _ = tf2onnx.convert.from_function(answer, input_signature=signature, opset=OPSET)
-    check_inference_graph(graph)
-    return graph
+def _refuse(models: Path, card: ModelCard, default: str | None) -> None:
+    refuse_other_data(models, card.dataset.name)
+    refuse_unknown_default(models, default, card.variant)
 
 
-def check_inference_graph(graph: onnx.ModelProto) -> None:
-    """Raise ``ExportError`` where ``graph`` holds anything of training mode, or is no valid ONNX.
-
-    Of training mode are: batch statistics (a mean or variance over pictures), batch normalization
-    in training mode, dropout, and every random operator.
-    """
-    faults = []
-    for node in graph.graph.node:
-        attributes = {each.name: each for each in node.attribute}
-        if node.domain not in ("", "ai.onnx"):
-            faults.append(f"{node.op_type} of domain {node.domain!r}, which is not ONNX's")
-        elif "training_mode" in attributes and attributes["training_mode"].i:
-            faults.append(f"{node.op_type} with training_mode")
-        elif node.op_type in OF_TRAINING or "Random" in node.op_type:
-            faults.append(node.op_type)
-    if faults:
-        raise ExportError(
-            f"the graph is in training mode: it holds {', '.join(sorted(set(faults)))}; "
-            "export the frozen net in inference mode"
-        )
-    opsets = {each.domain: each.version for each in graph.opset_import}
-    if opsets.get("", 0) < OPSET:
-        raise ExportError(f"the graph is of opset {opsets.get('', 0)}, not {OPSET} or above")
+def _load(path: Path, card: ModelCard) -> Model:
+    """Load a file as the service does. Raises ``ExportError`` where the service would refuse."""
     try:
-        onnx.checker.check_model(graph, full_check=True)
-    except Exception as error:  # the checker raises several unrelated types
-        raise ExportError(f"the converter made a graph that is not valid ONNX: {error}") from error
+        return load_model(path, sha256=None, name=card.variant)
+    except ModelError as error:
+        reason = str(error).removesuffix(f"; {WAY_OUT}")
+        raise ExportError(f"the service would refuse the file: {reason}") from error
 
 
 def measure_parity(net: keras.Model, model: Model, images: Images) -> Parity:
@@ -217,16 +185,32 @@ def measure_parity(net: keras.Model, model: Model, images: Images) -> Parity:
     )
 
 
-def same_net(card: ModelCard, model: Model, published: Path, images: Images) -> bool:
-    """Whether the file ``published`` holds the trial of ``card`` and answers just as ``model``."""
-    try:
-        other = load_model(published, sha256=None)
-    except ModelError:
-        return False
-    if (other.card.training, other.card.dataset) != (card.training, card.dataset):
-        return False
+def find_same(
+    models: Path, entries: list[Entry], card: ModelCard, model: Model, images: Images
+) -> Entry | None:
+    """The newest entry whose file holds the trial of ``card`` and answers just as ``model``.
+
+    ``entries`` are those of its variant, the oldest first. Raises ``ExportError`` where one is of
+    other pictures or classes under the same name.
+    """
     few = images[:50]
-    return bool(np.array_equal(other.run(few), model.run(few)))
+    for entry in reversed(entries):
+        try:
+            other = load_model(models / entry.file, sha256=None)
+        except ModelError:
+            continue
+        if (other.card.dataset.checksum, other.card.classes) != (
+            card.dataset.checksum,
+            card.classes,
+        ):
+            raise ExportError(
+                f"{models / entry.file}: is of other pictures or classes of {card.dataset.name} "
+                f"than this net (checksum {other.card.dataset.checksum[:12]}…, not "
+                f"{card.dataset.checksum[:12]}…); give another --models folder"
+            )
+        if other.card.training == card.training and np.array_equal(other.run(few), model.run(few)):
+            return entry
+    return None
 
 
 def card_of(record: Mapping[str, Any], dataset: Dataset) -> ModelCard:
@@ -276,50 +260,22 @@ def card_of(record: Mapping[str, Any], dataset: Dataset) -> ModelCard:
             after_freeze=Score(**freeze["after"]),
         ),
         parity=None,
-        tools=record["versions"] | versions(),
+        tools=tools_of(record["versions"], versions()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def tools_of(fit: Mapping[str, str], exported: Mapping[str, str]) -> dict[str, str]:
+    """Versions by tool: the fit's, and the exporter's beside it where it is another."""
+    return dict(exported) | {
+        tool: version
+        if exported.get(tool, version) == version
+        else f"{version}, exported with {exported[tool]}"
+        for tool, version in fit.items()
+    }
 
 
 def write_model(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:
     """Write ``graph`` with ``card`` in its metadata to ``path``."""
     onnx.helper.set_model_props(graph, {CARD_KEY: card.to_json()})
     path.write_bytes(graph.SerializeToString(deterministic=True))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
-    write_atomically(path, lambda passing: passing.write_text(text))
-
-
-def write_manifest(
-    models: Path, manifest: Manifest | None, entry: Entry, default: str | None
-) -> None:
-    """Put ``entry`` into the manifest, in place of the one of its variant and version.
-
-    Who answers by default is ``default``; where that is None or not there, whoever did before;
-    ``DEFAULT_VARIANT`` from when it first appears.
-    """
-    others = manifest.models if manifest else ()
-    key = (entry.variant, entry.version)
-    kept = [each for each in others if (each.variant, each.version) != key]
-    entries = sorted([*kept, entry], key=lambda each: (each.variant, each.version))
-    names = {each.variant for each in entries}
-    known = {each.variant for each in others}
-    if default not in names:
-        default = manifest.default if manifest else entry.variant
-        if DEFAULT_VARIANT in names - known:
-            default = DEFAULT_VARIANT
-    fresh = Manifest(schema_version=1, default=default, models=tuple(entries))
-    if fresh != manifest:
-        write_text(models / MANIFEST, json.dumps(asdict(fresh), indent=2) + "\n")
-
-
-def read_manifest(models: Path) -> Manifest | None:
-    """The repository's manifest, or None where there is none yet. Raises ``ExportError``."""
-    try:
-        return Manifest.from_json((models / MANIFEST).read_text())
-    except FileNotFoundError:
-        return None
-    except RecordError as error:
-        raise ExportError(f"{models / MANIFEST}: {error}; mend or remove it") from error

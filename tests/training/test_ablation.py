@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import training.ablation
 from tests.training import oracle
 from training.ablation import KINDS, MOVING, ablate, markdown
 from training.cli import main
 from training.freeze import population_statistics
+from training.nets import running_statistics
+from training.repository import ExportError
 from training.trial import TrialError
 
 
 @pytest.fixture(scope="module")
 def content(relu_with_bn: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     to = tmp_path_factory.mktemp("ablation")
-    content = ablate([relu_with_bn.folder], relu_with_bn.data, to, images=1000)
+    content = ablate([relu_with_bn.folder], relu_with_bn.data, to, images=4_800)
     assert json.loads((to / "ablation.json").read_text()) == content
     assert (to / "ablation.md").read_text() == markdown(content)
     return content
@@ -46,6 +50,46 @@ def test_the_table_has_a_row_a_kind(content: dict[str, Any]) -> None:
     assert len(lines) == 2 + 5
     for line, (kind, score) in zip(lines[2:], content["trials"][0]["scores"].items(), strict=True):
         assert line == f"| {kind} | {100 * score['top1']:.2f} % / {score['loss']:.3f} |"
+
+
+def test_the_pictures_that_were_used_are_stated(content: dict[str, Any]) -> None:
+    """4,800 were asked for, of 1,000 that there are."""
+    assert content["trials"][0]["images"] == 1_000
+    assert "of the same 1,000 training pictures" in markdown(content)
+
+
+@pytest.mark.parametrize(("asked", "used"), [(999, 980), (20, 20)])
+def test_pictures_that_make_no_whole_batch_are_not_counted(
+    asked: int, used: int, relu_with_bn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def counted(net: Any, batches: Any, seed: Any) -> Any:
+        seen.append(sum(map(len, batches)))
+        return {
+            layer.name: (layer.moving_mean.numpy(), layer.moving_variance.numpy())
+            for layer in running_statistics(net)
+        }
+
+    monkeypatch.setattr(training.ablation, "population_statistics", counted)
+    few = replace(
+        relu_with_bn.data,
+        test_images=relu_with_bn.data.test_images[:10],
+        test_labels=relu_with_bn.data.test_labels[:10],
+    )
+    content = ablate([relu_with_bn.folder], few, tmp_path, images=asked)
+    assert seen == [used] * 4
+    assert content["trials"][0]["images"] == used
+
+
+def test_too_few_pictures_and_a_place_that_is_no_folder_are_refused(
+    relu_with_bn: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(TrialError, match="19 pictures make no batch of 20; ask for more"):
+        ablate([relu_with_bn.folder], relu_with_bn.data, tmp_path, images=19)
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ExportError, match="file: is no folder"):
+        ablate([relu_with_bn.folder], relu_with_bn.data, tmp_path / "file")
 
 
 def test_dropout_on_is_dropout_on(relu_with_bn: Any) -> None:

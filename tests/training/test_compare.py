@@ -1,24 +1,37 @@
-"""The comparison: a section a recipe, means over seeds, and what is published already stays."""
+"""The comparison: a section a recipe, means over seeds, and what is published already stays.
+
+What it states is of frozen trials, of one configuration, on the pictures that it names.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from training.compare import compare, markdown
+from service.charts import curves
+from service.study import read_studies
+from tests.training.export.published import contents
+from tests.training.trials import history
+from training.compare import compare
+from training.figure import draw
+from training.repository import ExportError
+from training.table import markdown
 from training.trial import TrialError, read_record, write_record
+
+SHIPPED = Path(__file__).parents[2] / "exported_models"
 
 
 @pytest.fixture
 def runs(relu_with_bn: Any, relu_without_bn: Any, tmp_path: Path) -> Path:
     """Recipe ``one``: a variant with two seeds of different outcomes; ``two``: another variant."""
     runs = tmp_path / "runs"
-    checksum = relu_with_bn.record["configuration"]["dataset"]["checksum"]
     for recipe, fitted, seed, top1 in (
         ("one", relu_with_bn, 0, 0.30),
         ("one", relu_with_bn, 1, 0.34),
@@ -30,7 +43,7 @@ def runs(relu_with_bn: Any, relu_without_bn: Any, tmp_path: Path) -> Path:
         assert record is not None
         record["configuration"]["seed"] = seed
         record["configuration"]["recipe"]["name"] = recipe
-        record["configuration"]["dataset"]["checksum"] = checksum
+        record["configuration"]["dataset"] = relu_with_bn.record["configuration"]["dataset"]
         record["freeze"]["after"]["top1"] = top1
         write_record(folder, record)
     return runs
@@ -72,14 +85,176 @@ def test_another_recipe_is_added_and_the_same_one_replaced(runs: Path, tmp_path:
     assert (to / "comparison.png").stat().st_size > 10_000
 
 
-def test_a_comparison_on_other_data_does_not_stay(runs: Path, tmp_path: Path) -> None:
+def change(folder: Path, how: Callable[[dict[str, Any]], None]) -> None:
+    record = read_record(folder)
+    assert record is not None
+    how(record)
+    write_record(folder, record)
+
+
+def fitted_only(record: dict[str, Any]) -> None:
+    record["status"] = "fitted"
+
+
+def held_out(record: dict[str, Any]) -> None:
+    record["configuration"]["hold_out"] = 100
+    record["outcome"]["validation_set"] = "hold-out"
+
+
+def faster(record: dict[str, Any]) -> None:
+    record["configuration"]["recipe"]["learning_rate"] = 0.5
+
+
+def test_the_shipped_table_is_made_of_the_shipped_numbers() -> None:
+    content = json.loads((SHIPPED / "comparison.json").read_text())
+    assert markdown(content) == (SHIPPED / "comparison.md").read_text()
+    assert len(draw(content).axes) == 4
+
+
+def test_a_comparison_on_other_data_is_refused_and_stays(runs: Path, tmp_path: Path) -> None:
     to = tmp_path / "to"
     content = compare(runs, "one", to, quiet)
-    content["dataset"]["checksum"] = "0" * 64
+    content["dataset"] |= {"checksum": "0" * 64, "name": "cifar100"}
     (to / "comparison.json").write_text(json.dumps(content))
-    assert compare(runs, "two", to, quiet)["also"] == []
+    before = contents(to)
+    with pytest.raises(ExportError, match=r"json: is of cifar100 .* of synthetic .*another folder"):
+        compare(runs, "two", to, quiet)
+    assert contents(to) == before
 
 
-def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
-    with pytest.raises(TrialError, match="no fitted trial to compare"):
-        compare(tmp_path, "one", tmp_path / "to", quiet)
+def test_a_comparison_beside_nets_of_other_data_is_refused(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes((SHIPPED / "manifest.json").read_bytes())
+    with pytest.raises(ExportError, match=r"holds nets of cifar100 .*this is of synthetic"):
+        compare(runs, "one", tmp_path, quiet)
+
+
+def test_trials_that_are_not_frozen_do_not_count(runs: Path, tmp_path: Path) -> None:
+    change(runs / "one/relu_with_bn/seed-1", fitted_only)
+    said: list[str] = []
+    content = compare(runs, "one", tmp_path / "to", said.append)
+    assert [row["n"] for row in content["summary"]] == [1]
+    assert content["summary"][0]["after"]["top1"] == {"mean": 0.30, "spread": 0.0}
+    assert len(content["trials"]) == 1
+    assert "seed-1: not frozen yet, left out" in said[0]
+
+
+def test_nothing_to_compare_is_said(runs: Path, tmp_path: Path) -> None:
+    change(runs / "two/relu_without_bn/seed-0", fitted_only)
+    for recipe in ("two", "three"):
+        with pytest.raises(TrialError, match=f"{recipe}: no frozen trial to compare; run the tra"):
+            compare(runs, recipe, tmp_path / "to", quiet)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (faster, r"recipe\.learning_rate is 0\.001 in .*seed-0 and 0\.5 in .*seed-1"),
+        (held_out, r"hold_out is 0 in .*seed-0 and 100 in .*seed-1"),
+    ],
+)
+def test_trials_of_different_configurations_are_not_averaged(
+    how: Callable[[dict[str, Any]], None], says: str, runs: Path, tmp_path: Path
+) -> None:
+    change(runs / "one/relu_with_bn/seed-1", how)
+    with pytest.raises(TrialError, match=rf"{says}: .*folders of their own"):
+        compare(runs, "one", tmp_path / "to", quiet)
+
+
+def test_variants_validated_on_different_pictures_are_not_drawn_together(
+    runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "two/relu_without_bn", runs / "one/relu_without_bn")
+    change(runs / "one/relu_without_bn/seed-0", held_out)
+    with pytest.raises(TrialError, match=r"held out 0 pictures and .* 100: their curves"):
+        compare(runs, "one", tmp_path / "to", quiet)
+
+
+def test_what_is_of_pictures_held_out_is_called_so(runs: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        change(runs / f"one/relu_with_bn/seed-{seed}", held_out)
+    content = compare(runs, "one", tmp_path / "to", quiet)
+    assert "100 of the training pictures were held out: the curves show these." in markdown(content)
+    figure = draw(content)
+    assert [each.get_ylabel() for each in figure.axes] == [
+        "hold-out accuracy",
+        "hold-out loss (nats)",
+    ]
+    assert "stars, of the test pictures" in figure.get_suptitle()
+    assert not any(each.texts for each in figure.axes)  # no arrow from one to the other
+    (study,) = read_studies(tmp_path / "to")
+    accuracy, _ = curves(study, 100)
+    assert "held out" in accuracy.pictures
+    assert all(line.frozen and not line.left for line in accuracy.lines)
+
+
+def test_the_star_stands_where_the_kept_weights_were(runs: Path, tmp_path: Path) -> None:
+    """The best epoch was the first of three."""
+    folder = runs / "one/relu_with_bn/seed-0"
+    shutil.rmtree(runs / "one/relu_with_bn/seed-1")
+    (row,) = history(folder)
+    rows = [row | {"epoch": str(n), "step": str(60 * n)} for n in (1, 2, 3)]
+    with (folder / "history.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows(rows)
+    change(folder, lambda record: record["outcome"].update(steps=180, kept_step=60))
+    content = compare(runs, "one", tmp_path / "to", quiet)
+    star = draw(content).axes[0].lines[1]
+    assert list(star.get_xdata()) == [60]
+    (study,) = read_studies(tmp_path / "to")
+    (line,) = curves(study, 100)[0].lines
+    assert line.frozen is not None
+    assert (line.frozen.step, line.left) == (60, line.marks[0])
+
+
+def test_a_net_that_diverged_leaves_no_nan(runs: Path, tmp_path: Path) -> None:
+    def diverged(record: dict[str, Any]) -> None:
+        record["freeze"]["before"]["loss"] = record["freeze"]["after"]["loss"] = float("nan")
+
+    for seed in (0, 1):
+        folder = runs / f"one/relu_with_bn/seed-{seed}"
+        change(folder, diverged)
+        text = (folder / "history.csv").read_text()
+        (folder / "history.csv").write_text(text.replace(history(folder)[0]["val_loss"], "nan"))
+    content = compare(runs, "one", tmp_path / "to", quiet)
+    text = (tmp_path / "to/comparison.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == content
+    table = (tmp_path / "to/comparison.md").read_text()
+    assert "| not finite |" in table
+    assert "nan" not in table
+    (study,) = read_studies(tmp_path / "to")  # the page shows it too
+    assert study.rows[0].after is not None
+    assert study.rows[0].after["loss"] is None
+    assert len(curves(study, 100)) == 2
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"trials": 1}', "\udcff"])
+def test_a_broken_comparison_is_refused_by_name(text: str, runs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "comparison.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ExportError, match=r"comparison\.json: .*; mend or remove it"):
+        compare(runs, "one", tmp_path, quiet)
+    assert path.read_bytes() == text.encode(errors="surrogateescape")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "is missing"), ("epoch,step\n", "no row of step 60"), ("step\nx\n", "cannot be read")],
+)
+def test_a_history_that_is_lost_or_broken_is_named(
+    text: str | None, says: str, runs: Path, tmp_path: Path
+) -> None:
+    path = runs / "two/relu_without_bn/seed-0/history.csv"
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+        change(path.parent, lambda record: record["outcome"].update(kept_step=60))
+    with pytest.raises(TrialError, match=rf"history\.csv: .*{says}"):
+        compare(runs, "two", tmp_path / "to", quiet)
+
+
+def test_a_place_that_is_no_folder_is_named(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "to").write_text("kept")
+    with pytest.raises(ExportError, match="to: is no folder"):
+        compare(runs, "one", tmp_path / "to", quiet)

@@ -11,10 +11,11 @@ import numpy as np
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """Every file by its path; without the lock, which no image and no commit holds."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 

@@ -16,6 +16,7 @@ from service.card import CARD_KEY
 from service.repository import load_repository
 from tests.training.export.published import contents
 from training.dataset import Dataset
+from training.export import tools_of
 
 
 def test_the_card_tells_the_truth(
@@ -64,6 +65,17 @@ def test_the_card_tells_the_truth(
     assert 0 < parity["max_abs_error"] <= 1e-5
     assert parity["top1_agreement"] == (expected.argmax(axis=1) == order[:, 0]).mean()
     assert parity["provider"] == model.provider
+
+
+def test_the_card_names_the_tools_of_the_fit_and_of_the_export() -> None:
+    fit = {"python": "3.11.7", "keras": "3.12.0", "jax": "0.7.2"}
+    exporter = {"python": "3.11.7", "keras": "3.15.1", "onnx": "1.23.2"}
+    assert tools_of(fit, exporter) == {
+        "python": "3.11.7",
+        "keras": "3.12.0, exported with 3.15.1",
+        "jax": "0.7.2",
+        "onnx": "1.23.2",
+    }
 
 
 def test_the_manifest_tells_the_truth(models: Path) -> None:

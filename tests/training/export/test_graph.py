@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 import training.export
+import training.nets
 from tests.training import oracle
 from tests.training.export.published import contents, keras_answers
 from training.dataset import Dataset
-from training.export import ExportError, check_inference_graph, convert, export
+from training.export import export
+from training.graph import check_inference_graph, convert
+from training.mixed import MixedBatchNormalization
 from training.nets import build
+from training.repository import ExportError
 from training.variants import VARIANTS
 
 
@@ -137,6 +141,46 @@ def test_a_graph_unfit_to_serve_is_refused_by_what_it_holds(
 ) -> None:
     with pytest.raises(ExportError, match=says):
         check_inference_graph(bad)
+
+
+def hidden(where: str) -> onnx.ModelProto:
+    """A random operator that is not among the graph's own nodes: in a branch, or in a function."""
+    outside = onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, [])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    r = onnx.helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, [1])
+    random = onnx.helper.make_node("RandomUniform", [], ["r"], shape=[1])
+    imports = [onnx.helper.make_opsetid("", 17)]
+    functions = []
+    branch = onnx.helper.make_graph([random], "branch", [], [r])
+    if where == "branch of a branch":
+        inner = onnx.helper.make_node("If", ["c"], ["r"], then_branch=branch, else_branch=branch)
+        branch = onnx.helper.make_graph([inner], "outer", [], [r])
+    node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    if where == "function":
+        functions = [onnx.helper.make_function("ai.onnx", "Fun", [], ["r"], [random], imports)]
+        node = onnx.helper.make_node("Fun", [], ["y"], domain="ai.onnx")
+    graph = onnx.helper.make_graph([node], "one", [outside], [y])
+    return onnx.helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=8)
+
+
+@pytest.mark.parametrize("where", ["branch", "branch of a branch", "function"])
+def test_what_hides_inside_the_graph_is_found_too(where: str) -> None:
+    with pytest.raises(ExportError, match="training mode: it holds RandomUniform"):
+        check_inference_graph(hidden(where))
+
+
+def test_batch_statistics_of_sums_and_products_are_refused_by_what_they_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The layer that fits in bfloat16 takes its moments by a product: no operator tells."""
+    monkeypatch.setattr(
+        training.nets,
+        "_normalization",
+        lambda _, name, __: MixedBatchNormalization(epsilon=1e-3, name=name, dtype="float32"),
+    )
+    net = build(VARIANTS["relu_with_bn"], 120.0, seed=0, dropout=0.0)
+    with pytest.raises(ExportError, match=r"answer to a picture changes by .* with the others"):
+        convert(net, training=True)
 
 
 @pytest.mark.parametrize("kind", ["Relu", "BatchNormalization"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 import training.export
 from tests.training.export.published import contents
 from training.dataset import Dataset
-from training.export import ExportError, export, measure_parity
+from training.export import export, measure_parity
+from training.repository import ExportError
 from training.trial import TrialError, write_record
 
 
@@ -86,3 +88,76 @@ def test_other_data_than_it_was_fitted_on_is_refused(
     with pytest.raises(TrialError, match="fitted on other data than this; give the data"):
         export(relu_with_bn.folder, small_dataset, tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+def test_nets_of_another_data_set_are_refused_and_leave_the_labels_alone(
+    own: Path, relu_with_bn: Any, relu_without_bn: Any, dataset: Dataset
+) -> None:
+    manifest = own / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"synthetic"', '"cifar100"'))
+    before = contents(own)
+    says = (
+        r"models: holds nets of cifar100 .*relu_with_bn/1.*this is of synthetic; .*another folder"
+    )
+    for trial in (relu_with_bn, relu_without_bn):
+        with pytest.raises(ExportError, match=says):
+            export(trial.folder, dataset, own)
+    assert contents(own) == before
+
+
+def test_other_pictures_under_the_same_name_are_refused(
+    own: Path, nudged: Path, dataset: Dataset
+) -> None:
+    other = replace(dataset, checksum="0" * 64)
+    record = json.loads((nudged / "trial.json").read_text())
+    record["configuration"]["dataset"]["checksum"] = other.checksum
+    write_record(nudged, record)
+    before = contents(own)
+    with pytest.raises(ExportError, match=r"1/model\.onnx: is of other pictures.*another --models"):
+        export(nudged, other, own)
+    assert contents(own) == before
+
+
+def test_a_default_that_is_not_there_is_refused(
+    own: Path, relu_with_bn: Any, dataset: Dataset
+) -> None:
+    before = contents(own)
+    with pytest.raises(ExportError, match=r"sigmoid_with_bn cannot answer by default, .*relu_with"):
+        export(relu_with_bn.folder, dataset, own, default="sigmoid_with_bn")
+    assert contents(own) == before
+
+
+@pytest.mark.parametrize("where", ["file", "file/models"])
+def test_a_place_that_is_no_folder_is_refused_by_name(
+    where: str, relu_with_bn: Any, dataset: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ExportError, match=rf"{where}: is no folder \(.*\); give another"):
+        export(relu_with_bn.folder, dataset, tmp_path / where)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_the_file_that_the_service_would_refuse_is_not_published(
+    relu_with_bn: Any, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.export, "convert", lambda net: one_output_too_many())
+    with pytest.raises(ExportError, match="service would refuse the file: relu_with_bn: its outp"):
+        export(relu_with_bn.folder, dataset, tmp_path / "models")
+    assert contents(tmp_path) == {}
+
+
+def one_output_too_many() -> onnx.ModelProto:
+    shape = ["n", 32, 32, 3]
+    images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, shape)
+    outputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name in ("probabilities", "more")
+    ]
+    nodes = [
+        onnx.helper.make_node("Cast", ["images"], [each.name], to=onnx.TensorProto.FLOAT)
+        for each in outputs
+    ]
+    graph = onnx.helper.make_graph(nodes, "two", [images], outputs)
+    return onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    )

@@ -7,10 +7,15 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
+from click.testing import CliRunner
 
+import training.data
+import training.export
 from service.manifest import Entry
 from service.repository import load_repository
 from tests.training.export.published import contents, keras_answers, listed
+from training.cli import main
 from training.dataset import Dataset
 from training.export import export
 
@@ -64,3 +69,35 @@ def test_other_variants_stay_as_they_are(own: Path, relu_without_bn: Any, datase
     assert repository.get().card.frozen.kind == "none"
     assert repository.get().card.normalization is None
     assert repository.get("relu_with_bn").card.normalization == "batch"
+
+
+def test_a_net_that_an_older_version_holds_is_not_published_again(
+    own: Path, relu_with_bn: Any, nudged: Path, dataset: Dataset
+) -> None:
+    """Whoever goes back to the first net learns which version it is, and who answers."""
+    export(nudged, dataset, own)
+    before, said = contents(own), []
+    for replace_last in (False, True):
+        entry = export(
+            relu_with_bn.folder, dataset, own, replace_last=replace_last, say=said.append
+        )
+        assert entry.version == 1
+    assert said == 2 * [
+        "relu_with_bn: version 1 is this very net, nothing to publish; "
+        "version 2 answers where none is asked for"
+    ]
+    assert contents(own) == before
+
+
+def test_whoever_shall_answer_by_default_is_exported_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that it is published when the others, which name it too, are."""
+    order = []
+    monkeypatch.setattr(
+        training.export, "export", lambda folder, *_, **__: order.append(folder.parent.name)
+    )
+    monkeypatch.setattr(training.data, "load", lambda *_: None)
+    done = CliRunner().invoke(main, ["export", "--runs", "x", "--default", "relu_without_bn"])
+    assert done.exit_code == 0, done.output
+    assert order == ["relu_without_bn", "sigmoid_without_bn", "sigmoid_with_bn", "relu_with_bn"]

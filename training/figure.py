@@ -1,0 +1,104 @@
+"""The comparison as a figure: accuracy and loss by step, a row a recipe.
+
+In: what ``comparison.json`` holds. Out: a matplotlib figure.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from training.table import sections
+from training.variants import VARIANTS
+
+COLOURS = {"sigmoid": "#d95f02", "relu": "#1b6ca8"}
+PANELS = (  # of the history, of the scores, and in words
+    ("val_accuracy", "top1", "accuracy"),
+    ("val_loss", "loss", "loss (nats)"),
+)
+
+
+def draw(content: dict[str, Any]) -> Any:
+    """The figure: accuracy and loss on the validation pictures by step, a row a recipe.
+
+    Colour is the activation; a solid line has batch normalization. A star is the frozen net.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.hashsalt"] = "comparison"
+
+    drawn = sections(content)
+    figure = Figure(figsize=(10.5, 4.6 * len(drawn)), layout="constrained")
+    rows = figure.subplots(len(drawn), 2, squeeze=False)
+    for panels, section in zip(rows, drawn, strict=True):
+        held_out = _held_out(section)
+        for panel, (key, score, label) in zip(panels, PANELS, strict=True):
+            _curves(panel, section["trials"], key, score, jump=not held_out)
+            panel.set_title(f"recipe {section['recipe']}", fontsize=10)
+            panel.set_xlabel("step")
+            panel.set_ylabel(f"{'hold-out' if held_out else 'test'} {label}")
+            panel.set_xlim(left=0)
+            panel.set_ylim(bottom=0, top=1.05 * panel.get_ylim()[1])
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0].legend(frameon=False, loc="upper left")
+    figure.suptitle(
+        f"{content['dataset']['name']}: moving averages as fitted (dots), "
+        "population statistics as frozen (stars"
+        f"{', of the test pictures' if any(map(_held_out, drawn)) else ''})",
+        fontsize=11,
+    )
+    return figure
+
+
+def _held_out(section: dict[str, Any]) -> bool:
+    """Whether the curves are of pictures held out of training; the stars are of test pictures."""
+    return bool(section["trials"][0]["validation_set"] == "hold-out")
+
+
+def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str, *, jump: bool) -> None:
+    """A line a trial, and where its freeze took it from the step whose weights were kept.
+
+    ``jump`` joins the two; they are of the same pictures then.
+    """
+    for trial in trials:
+        variant = VARIANTS[trial["variant"]]
+        colour = COLOURS[variant.activation]
+        steps = [row["step"] for row in trial["history"]]
+        values = [_number(row[key]) for row in trial["history"]]
+        first = trial is next(each for each in trials if each["variant"] == variant.name)
+        panel.plot(
+            steps,
+            values,
+            color=colour,
+            linestyle="-" if variant.normalization else "--",
+            marker="o",
+            markersize=3.5,
+            label=variant.name.replace("_", " ") if first else None,
+        )
+        if trial["freeze"] and trial["freeze"]["kind"] == "population":
+            frozen = _number(trial["freeze"]["after"][score])
+            kept = trial.get("kept_step", steps[-1])
+            panel.plot(
+                kept,
+                frozen,
+                marker="*",
+                markersize=12,
+                color=colour,
+                markeredgecolor="white",
+                linestyle="none",
+            )
+            before = values[steps.index(kept)]
+            if jump and math.isfinite(frozen) and math.isfinite(before):
+                panel.annotate(
+                    "",
+                    xy=(kept, frozen),
+                    xytext=(kept, before),
+                    arrowprops={"arrowstyle": "->", "color": colour},
+                )
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN: what was none is null there."""
+    return math.nan if value is None else value

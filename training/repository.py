@@ -1,0 +1,207 @@
+"""The model repository as it is written: its lock, its manifest, and the order its files change in.
+
+A service may start, and this process may be killed, at any moment. So what the manifest lists is
+always there, and always as it is listed:
+
+- A new version: labels and configuration, then the file, then the manifest that lists it.
+- A listed version that is replaced: the new file under a name beside the old one, a manifest that
+  lists it there, the file over the old one, a manifest that lists it here; then the name beside
+  goes. Killed before the first manifest, nothing has changed; after it, the new net is served from
+  the name beside, and the next export finishes the rest (``settle``).
+
+Every file is written beside its place and renamed over it. Triton looks at folders that are named
+after numbers and at ``model.onnx`` in them; everything passing is a file with a hidden name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from service.manifest import MANIFEST, SCHEMA_VERSION, Entry, Manifest
+from service.records import RecordError
+from training.trial import write_atomically
+from training.triton import triton_config
+from training.variants import VARIANTS
+
+FILE = "model.onnx"
+BESIDE = ".next.onnx"
+LOCK = ".lock"
+DEFAULT_VARIANT = "relu_with_bn"
+
+
+class ExportError(Exception):
+    """Something cannot be published, and nothing was; the message says why."""
+
+
+@contextmanager
+def held(models: Path, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Hold the folder against every other export and comparison, and wait for whoever has it.
+
+    The lock goes with the process, however it ends; what a killed one left half written is removed.
+    Raises ``ExportError`` where the folder cannot be written, also for what is written under it.
+    """
+    make_folder(models)
+    try:
+        with (models / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"{models}: another export or comparison is writing there, waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            _sweep(models)
+            yield
+    except OSError as error:
+        raise ExportError(f"{models}: cannot be written ({error.strerror or error})") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` where it is missing. Raises ``ExportError`` where nothing can go there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise ExportError(f"{folder}: is no folder ({reason}); give another") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ExportError(f"{folder}: may not be written; give another folder")
+
+
+def _sweep(models: Path) -> None:
+    """Remove what killed processes left; only names that they make, where they make them."""
+    for folder in models.glob(".export-*"):
+        shutil.rmtree(folder)
+    for where in ("", *(f"{variant}/{each}" for variant in VARIANTS for each in ("", "[0-9]*/"))):
+        for file in models.glob(f"{where}.partial-*"):
+            file.unlink()
+
+
+def read_manifest(models: Path) -> Manifest | None:
+    """The repository's manifest, or None where there is none yet. Raises ``ExportError``."""
+    path = models / MANIFEST
+    try:
+        return Manifest.from_json(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (RecordError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path}: {error}; mend or remove it") from error
+    except OSError as error:
+        raise ExportError(
+            f"{path}: cannot be read ({error.strerror}); mend or remove it"
+        ) from error
+
+
+def listed(models: Path) -> tuple[Entry, ...]:
+    """What the manifest lists; nothing where there is none yet. Raises ``ExportError``."""
+    manifest = read_manifest(models)
+    return manifest.models if manifest else ()
+
+
+def refuse_other_data(models: Path, dataset: str) -> None:
+    """Raise ``ExportError`` where the models there are nets of another data set than ``dataset``.
+
+    ``labels.txt`` names the classes of every version, and one comparison stands beside them all.
+    """
+    for entry in listed(models):
+        if entry.dataset != dataset:
+            raise ExportError(
+                f"{models}: holds nets of {entry.dataset} ({entry.file}), and this is of "
+                f"{dataset}; a repository is of one data set: give another folder (--models, --to; "
+                "with make, MODELS=)"
+            )
+
+
+def refuse_unknown_default(models: Path, default: str | None, variant: str) -> None:
+    """Raise ``ExportError`` where ``default`` is not published, nor ``variant``, which will be."""
+    names = sorted({variant, *(entry.variant for entry in listed(models))})
+    if default is not None and default not in names:
+        raise ExportError(
+            f"{models}: {default} cannot answer by default, it is not published there; "
+            f"export it too, or choose among {', '.join(names)}"
+        )
+
+
+def is_as_listed(models: Path, entry: Entry) -> bool:
+    """Whether the file of ``entry`` is there and hashes to what the manifest says."""
+    try:
+        return sha256((models / entry.file).read_bytes()).hexdigest() == entry.sha256
+    except FileNotFoundError:
+        return False
+
+
+def publish(
+    models: Path, entry: Entry, data: bytes, classes: tuple[str, ...], default: str | None
+) -> None:
+    """Put a model file and what belongs to it in its place, in the order that the module states.
+
+    To be called with the folder held.
+    """
+    manifest = read_manifest(models)
+    replaced = (entry.variant, entry.version) in {(e.variant, e.version) for e in listed(models)}
+    folder = models / entry.variant
+    (models / entry.file).parent.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "labels.txt", "".join(f"{name}\n" for name in classes))
+    write_text(folder / "config.pbtxt", triton_config(entry.variant))
+    if replaced:
+        entry = replace(entry, file=str(PurePosixPath(entry.file).with_name(BESIDE)))
+    write_bytes(models / entry.file, data)
+    write_manifest(models, manifest, entry, default)
+    settle(models)
+
+
+def settle(models: Path) -> None:
+    """Bring every listed file that lies beside its place into it. With the folder held."""
+    manifest = read_manifest(models)
+    if manifest is None:
+        return
+    entries = []
+    for entry in manifest.models:
+        path = PurePosixPath(entry.file)
+        file = path.with_name(FILE) if path.name == BESIDE else path
+        if file != path:
+            write_bytes(models / file, (models / path).read_bytes())
+        entries.append(replace(entry, file=str(file)))
+    _write_manifest(models, manifest, replace(manifest, models=tuple(entries)))
+    for left in models.glob(f"*/*/{BESIDE}"):
+        left.unlink()
+
+
+def write_manifest(
+    models: Path, manifest: Manifest | None, entry: Entry, default: str | None
+) -> None:
+    """Put ``entry`` into the manifest, in place of the one of its variant and version.
+
+    Who answers by default is ``default``; where that is None, whoever did before;
+    ``DEFAULT_VARIANT`` from when it first appears.
+    """
+    others = manifest.models if manifest else ()
+    key = (entry.variant, entry.version)
+    kept = [each for each in others if (each.variant, each.version) != key]
+    entries = sorted([*kept, entry], key=lambda each: (each.variant, each.version))
+    if default is None:
+        default = manifest.default if manifest else entry.variant
+        known = {each.variant for each in others}
+        if entry.variant == DEFAULT_VARIANT and DEFAULT_VARIANT not in known:
+            default = DEFAULT_VARIANT
+    _write_manifest(models, manifest, Manifest(SCHEMA_VERSION, default, tuple(entries)))
+
+
+def _write_manifest(models: Path, old: Manifest | None, new: Manifest) -> None:
+    if new != old:
+        write_text(models / MANIFEST, json.dumps(asdict(new), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    write_atomically(path, lambda passing: passing.write_text(text))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file in one step."""
+    write_atomically(path, lambda passing: passing.write_bytes(data))

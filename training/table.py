@@ -1,0 +1,92 @@
+"""The comparison in words: a table a recipe, with what its numbers are of.
+
+In: what ``comparison.json`` holds. Out: Markdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def sections(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recipes of a comparison, each with ``recipe``, ``summary`` and ``trials``."""
+    own = {key: content[key] for key in ("recipe", "summary", "trials")}
+    return [own, *content.get("also", [])]
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The tables of the comparison, one a recipe, with what their numbers are of."""
+    return "\n".join(_table(each, content) for each in sections(content))
+
+
+def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
+    data, article = content["dataset"], content["article"]
+    rows = [
+        "| variant | n | steps | passes | top-1, moving averages | top-1, population "
+        "| gain, points | top-5 | loss | img/s | minutes |"
+        + (" article 2018 |" if article else ""),
+        "| --- |" + " ---: |" * (11 if article else 10),
+    ]
+    for row in section["summary"]:
+        before, after, n = row["before"], row["after"], row["n"]
+        passes = sorted(
+            trial["images"] / (data["train_images"] - trial.get("hold_out", 0))
+            for trial in section["trials"]
+            if trial["variant"] == row["variant"]
+        )
+        cells = [
+            f"`{row['variant']}`",
+            str(n),
+            _span(row["steps"], "{:,}"),
+            _span(passes, "{:.1f}"),
+            _spread(before["top1"], n),
+            _spread(after["top1"], n),
+            f"{100 * row['gain']:+.2f}" if row["gain"] is not None else "no statistics",
+            _spread(after["top5"], n),
+            _loss(after["loss"], n),
+            f"{row['images_per_second']:.0f}",
+            f"{row['seconds'] / 60:.1f}",
+        ]
+        if article:
+            cells.append(f"{100 * article[row['variant']]['top1']:.2f} %")
+        rows.append("| " + " | ".join(cells) + " |")
+    trials = section["trials"]
+    hardware = "; ".join(sorted({trial["hardware"] for trial in trials}))
+    keras = "; ".join(sorted({trial["versions"]["keras"] for trial in trials}))
+    backends = "; ".join(sorted({trial["backend"] for trial in trials}))
+    precisions = "; ".join(sorted({trial.get("precision", "float32") for trial in trials}))
+    note = (
+        f"Recipe `{section['recipe']}` on {data['name']}: {data['train_images']:,} training and "
+        f"{data['test_images']:,} test pictures. Accuracy and loss are of the test pictures; top-5 "
+        f"and loss with the statistics that ship. Fitted in {precisions}. {hardware}; Keras "
+        f"{keras} on {backends}.\n"
+    )
+    held_out = max(trial.get("hold_out", 0) for trial in trials)
+    if held_out:
+        note += f"{held_out:,} of the training pictures were held out: the curves show these.\n"
+    if any(row["n"] > 1 for row in section["summary"]):
+        note += "Means ± standard deviations over the seeds.\n"
+    if article:
+        note += (
+            "The last column is the article's checkpoint, "
+            f"{content['article_reference']['steps']:,} steps, with its moving averages on the "
+            f"same {data['test_images']:,} pictures.\n"
+        )
+    return "\n".join([*rows, "", note])
+
+
+def _spread(figure: dict[str, Any], n: int) -> str:
+    spread = f" ± {100 * figure['spread']:.2f}" if n > 1 else ""
+    return f"{100 * figure['mean']:.2f}{spread} %"
+
+
+def _loss(figure: dict[str, Any], n: int) -> str:
+    if figure["mean"] is None:
+        return "not finite"
+    return f"{figure['mean']:.3f}" + (f" ± {figure['spread']:.3f}" if n > 1 else "")
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    ends = [form.format(value) for value in (values[0], values[-1])]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
