@@ -25,10 +25,15 @@ FIT := $(if $(DATA),--data $(DATA)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCH
 	$(if $(BATCH),--batch $(BATCH)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
 COMMA := ,
 # Of each variant one trial is published: that of the first of the seeds (0 of 0,1 or 0-2).
-SEED := $(firstword $(subst -, ,$(subst $(COMMA), ,$(SEEDS))))
+FIRST_SEED := $(firstword $(subst -, ,$(subst $(COMMA), ,$(SEEDS))))
 COMPARE := $(BIN)/python -m training compare --recipe $(RECIPE) --runs $(RUNS) --to $(MODELS)
 
+# What is misspelt would be left out without a word.
+$(foreach name,SEED VARIANT MODEL STEP EPOCH,$(if $(filter command,$(firstword $(origin $(name)))),\
+	$(error there is no variable $(name); $(name)S is one)))
+
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup demo train freeze export compare serve test lint bench image sbom requirements clean
 
 help:  ## Show this list
@@ -50,7 +55,7 @@ freeze: $(VENV)/.training  ## Freeze fitted nets again
 		$(if $(DATA),--data $(DATA))
 
 export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over the last)
-	$(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed $(SEED) \
+	KERAS_BACKEND=tensorflow $(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed $(FIRST_SEED) \
 		--runs $(RUNS) --models $(MODELS) $(if $(DATA),--data $(DATA)) $(if $(REPLACE),--replace)
 	$(COMPARE)
 
@@ -58,7 +63,7 @@ compare: $(VENV)/.training  ## Write the comparison again, from whatever frozen 
 	$(COMPARE)
 
 serve: $(VENV)/.service  ## Serve the exported models on PORT (8000)
-	MODELS_DIR=$(MODELS) $(BIN)/python -m service
+	MODELS_DIR=$(MODELS) exec $(BIN)/python -m service
 
 test: $(VENV)/.dev  ## Run the tests
 	$(BIN)/python -m pytest
@@ -98,10 +103,14 @@ requirements:  ## Pin the dependencies of pyproject.toml again (needs uv)
 clean:  ## Remove .venv, caches and the demo's folder; trials and models stay
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+
 # A stamp a set of requirements: installed again when its file changes.
 $(VENV)/.%: requirements/%.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed, not $$($(BIN)/python --version); set PYTHON" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) $(NEW_ENOUGH) \
+		|| { echo "Python 3.11 or newer is needed, not $$($(PYTHON) --version); set PYTHON" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@$(BIN)/python $(NEW_ENOUGH) \
+		|| { echo "$(VENV) has $$($(BIN)/python --version), and 3.11 or newer is needed; remove it" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@

@@ -57,6 +57,14 @@ def test_make_export_takes_the_first_of_the_seeds(seeds: str, first: str) -> Non
     assert re.findall(r"training export .*--seed (\S+)", done.stdout) == [first]
 
 
+@pytest.mark.parametrize("misspelt", ["SEED=1", "VARIANT=relu_with_bn", "MODEL=models", "STEP=5"])
+def test_make_does_not_take_a_misspelt_variable_for_none(misspelt: str) -> None:
+    command = ["make", "--dry-run", "train", misspelt]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"there is no variable {misspelt.partition('=')[0]}" in done.stderr
+
+
 def test_every_path_that_the_readme_links_to_exists() -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
         assert (ROOT / target).exists(), target
