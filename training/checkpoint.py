@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -59,3 +59,9 @@ def read_variables(path: Path, variables: list[Any]) -> Progress:
         for index, variable in enumerate(variables):
             variable.assign(stored[f"{index:04d}"])
         return Progress(**json.loads(str(stored["progress"])))
+
+
+def step_of(file: IO[bytes]) -> int:
+    """How many steps the checkpoint in ``file`` had behind it."""
+    with np.load(file, allow_pickle=False) as stored:
+        return int(json.loads(str(stored["progress"]))["step"])

@@ -157,10 +157,8 @@ def train(
     index: int | None,
 ) -> None:
     """Fit and freeze every variant with every seed, one trial after another or several at once."""
-    from training.data import load
-    from training.fit import fit
-    from training.freeze import freeze
-    from training.spread import run_in_processes, run_on_ray
+    from training.cluster import run_on_ray
+    from training.spread import run_in_processes, run_in_turn
     from training.trial import Trial, TrialError, override
 
     changes = {"steps": steps, "epochs": epochs, "batch": batch, "learning_rate": learning_rate}
@@ -181,12 +179,7 @@ def train(
         return run_on_ray(trials, data, cluster, gpus, click.echo)
     if jobs > 1:
         return run_in_processes(trials, data, jobs, click.echo)
-    dataset = load(RECIPES[recipe].dataset, data)
-    for trial in trials:
-        record = fit(trial, dataset, say=click.echo)
-        if record["status"] != "frozen":
-            freeze(trial.folder, dataset, say=click.echo)
-    return None
+    return run_in_turn(trials, data, click.echo)
 
 
 @main.command()

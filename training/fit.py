@@ -61,7 +61,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
             validation = images, labels
         record = read_record(trial.folder)
         if record is not None:
-            _check_same(trial.folder, record, configuration)
+            check_same(trial.folder, record, configuration)
             outcome = record.get("outcome")
             if outcome and (
                 outcome["stopped_early"] or recipe_of(record).steps >= trial.recipe.steps
@@ -290,7 +290,7 @@ def _finish(
     return record
 
 
-def _check_same(folder: Path, record: dict[str, Any], asked: dict[str, Any]) -> None:
+def check_same(folder: Path, record: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raise unless both configurations make the same weights, up to the number of steps; with a
     schedule that is part of them. A knob that a record does not know has its default there.
     """

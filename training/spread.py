@@ -1,30 +1,45 @@
-"""Many trials at once: in processes of this machine, or on the machines of a Ray cluster.
+"""Many trials on this machine: one after another, or several at once in processes of their own.
 
 A trial is one command (``command``) that can be repeated: what is done is not done again, what was
 killed goes on from its checkpoint, and two processes never work on the same trial. So an engine has
-only to start commands, to start those again whose process died, and to gather what they left. A
-Kubernetes Indexed Job is such an engine too, without anything of this file: see
-``deploy/kubernetes/training-indexed-job.yaml``.
+only to start commands and to start those again whose process died. ``training.cluster`` is another
+such engine, for the machines of a Ray cluster. A Kubernetes Indexed Job is a third, without
+anything of this file: see ``deploy/kubernetes/training-indexed-job.yaml``.
+
+Every engine goes on with the others where one trial fails, and names at the end those that did.
 """
 
 from __future__ import annotations
 
-import functools
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
-from training.trial import Trial, TrialError, read_record, recipe_of, write_atomically
+from training.trial import BusyError, Trial, TrialError, read_record, recipe_of
 
 DEATHS = 3  # of a trial's process, after which it is given up
-GATHERED = ("history.csv", "model.keras", "frozen.keras", "trial.json")  # the record comes last
+BUSY_SECONDS = 1.0  # between two looks at a trial that another process works on
+GRACE_SECONDS = 10.0  # that a process has to end in when it is asked to
 # Several trials may share a GPU: neither framework may take all of its memory at once.
 SHARING = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+THREADS = "TF_NUM_INTRAOP_THREADS"
+
+
+def with_threads(count: int) -> dict[str, str]:
+    """The environment in which TensorFlow, and JAX on a CPU, compute with ``count`` threads."""
+    return {THREADS: str(count), "NPROC": str(count)}
 
 
 def command(trial: Trial, data: Path | None) -> list[str]:
@@ -47,23 +62,70 @@ def command(trial: Trial, data: Path | None) -> list[str]:
     return [sys.executable, "-m", "training", "train", *words]
 
 
-def left_to_do(trials: list[Trial], say: Callable[[str], None]) -> list[Trial]:
-    """The trials that are not frozen yet in their folders, just as asked."""
+def is_done(trial: Trial) -> bool:
+    """Whether ``trial`` is frozen in its folder, after as many steps as asked for or more.
 
-    def done(trial: Trial) -> bool:
-        record = read_record(trial.folder)
-        if record is None or record["status"] != "frozen" or recipe_of(record) != trial.recipe:
-            return False
-        asked = ("hold_out", "keep_best", "patience")
-        return all(record["configuration"][each] == getattr(trial, each) for each in asked)
+    Raises ``TrialError`` where the folder holds another trial, as far as its record tells without
+    the data, or a record that cannot be read.
+    """
+    record = read_record(trial.folder)
+    if record is None:
+        return False
+    from training.fit import check_same
 
-    left = []
+    asked = {name: value for name, value in asdict(trial).items() if name != "runs"}
+    check_same(trial.folder, record, record["configuration"] | asked)
+    if record["status"] != "frozen":
+        return False
+    return bool(record["outcome"]["stopped_early"] or recipe_of(record).steps >= trial.recipe.steps)
+
+
+def left_to_do(trials: list[Trial], say: Callable[[str], None]) -> tuple[list[Trial], list[str]]:
+    """The trials that are not done, and what is wrong with those whose folders cannot take them."""
+    left, failures = [], []
     for trial in trials:
-        if done(trial):
-            say(f"{trial.folder}: done already")
-        else:
-            left.append(trial)
-    return left
+        try:
+            if is_done(trial):
+                say(f"{trial.folder}: done already")
+            else:
+                left.append(trial)
+        except Exception as error:  # whatever a record brings: the other trials have none of it
+            failures.append(failure(trial, str(error)))
+    return left, failures
+
+
+def run_in_turn(trials: list[Trial], data: Path | None, say: Callable[[str], None]) -> None:
+    """Run ``trials`` in this process, one after another.
+
+    One that another process works on is put off until that has let go; what it left is then taken
+    as it is. So two commands over the same list share it. A single trial raises what it raises.
+    """
+    from training.data import load
+    from training.fit import fit
+    from training.freeze import freeze
+
+    dataset = load(trials[0].recipe.dataset, data)
+    failures: list[str] = []
+    put_off: set[Path] = set()
+    queue = deque(trials)
+    while queue:
+        trial = queue.popleft()
+        try:
+            if fit(trial, dataset, say=say)["status"] != "frozen":
+                freeze(trial.folder, dataset, say=say)
+        except BusyError as error:  # before the fit, or between it and the freeze
+            if trial.folder not in put_off:
+                say(f"{error}; comes back to it")
+            put_off.add(trial.folder)
+            queue.append(trial)
+            time.sleep(BUSY_SECONDS)
+        except Exception as error:
+            if len(trials) == 1:
+                raise
+            if not isinstance(error, TrialError):
+                say(traceback.format_exc())
+            failures.append(failure(trial, str(error)))
+    raise_failures(failures, len(trials))
 
 
 def run_in_processes(
@@ -71,123 +133,114 @@ def run_in_processes(
 ) -> None:
     """Run ``trials`` in ``jobs`` processes at a time, which share this machine's cores.
 
-    A process that is killed is started again, ``DEATHS`` times at most. The others go on where one
-    fails; ``TrialError`` at the end names those that did.
+    A process that is killed is started again, until ``DEATHS`` of a trial's have been. Where this
+    process is interrupted, or asked to end by SIGTERM, it ends them all and starts no other.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment = {
-        "TF_NUM_INTRAOP_THREADS": str(max(1, (cores or 1) // jobs)),
-        **SHARING,
-        **os.environ,
-    }
+    environment = {**with_threads(max(1, (cores or 1) // jobs)), **SHARING, **os.environ}
     environment.pop("JOB_COMPLETION_INDEX", None)  # it has been heeded
+    processes = _Processes(environment)
     said: SimpleQueue[str | None] = SimpleQueue()
 
     def run(trial: Trial) -> str | None:
-        for _ in range(DEATHS):
+        for death in range(1, DEATHS + 1):
+            try:
+                process = processes.start(command(trial, data))
+            except OSError as error:  # this machine has no more memory or processes to give
+                return failure(trial, str(error))
+            assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+            last = ""
+            with process.stdout as lines:
+                for line in lines:
+                    last = line.strip() or last
+                    said.put(last)
+            if process.wait() == 0:
+                return None
+            if process.returncode > 0:
+                return failure(trial, last.removeprefix("Error: "))
+            then = "goes on" if death < DEATHS else "given up"
+            said.put(f"{trial.folder}: killed by signal {-process.returncode}, {then}")
+        return failure(trial, f"killed {DEATHS} times")
+
+    left, failures = left_to_do(trials, say)
+    with _ended_by_sigterm(), ThreadPoolExecutor(jobs) as pool:
+        try:
+            futures = [pool.submit(run, trial) for trial in left]
+            for future in futures:
+                future.add_done_callback(lambda _: said.put(None))
+            running = len(futures)
+            while running:
+                line = said.get()
+                running -= line is None
+                if line is not None:
+                    say(line)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.end()
+            raise
+    failures += [said_last for future in futures if (said_last := future.result())]
+    raise_failures(failures, len(trials))
+
+
+class _Processes:
+    """Processes that can be ended all at once, and after which no other is started then."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+        self.started: list[subprocess.Popen[str]] = []
+        self.ended = False
+        self.lock = Lock()
+
+    def start(self, words: list[str]) -> subprocess.Popen[str]:
+        with self.lock:
+            if self.ended:
+                raise CancelledError
             process = subprocess.Popen(  # noqa: S603 - this very program
-                command(trial, data),
-                env=environment,
+                words,
+                env=self.environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-            last = ""
-            for line in process.stdout:
-                last = line.strip() or last
-                said.put(last)
-            if process.wait() == 0:
-                return None
-            if process.returncode > 0:
-                return f"{trial.folder}: {last.removeprefix('Error: ')}"
-            said.put(f"{trial.folder}: killed by signal {-process.returncode}, goes on")
-        return f"{trial.folder}: killed {DEATHS} times"
+            self.started.append(process)
+            return process
 
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run, trial) for trial in left_to_do(trials, say)]
-        for future in futures:
-            future.add_done_callback(lambda _: said.put(None))
-        running = len(futures)
-        while running:
-            line = said.get()
-            running -= line is None
-            if line is not None:
-                say(line)
-    _raise_failures([failure for future in futures if (failure := future.result())], len(futures))
-
-
-def run_on_ray(
-    trials: list[Trial],
-    data: Path | None,
-    address: str,
-    gpus: float,
-    say: Callable[[str], None],
-) -> None:
-    """Run ``trials`` as tasks of the Ray cluster at ``address``, each on a CPU and ``gpus`` GPUs.
-
-    Every machine needs this package and the data at the same places. A task works in the runs
-    folder of its own machine and what it leaves is gathered into this one's, so the folders may be
-    one shared folder or not. Ray starts the task of a worker or machine that died again. The others
-    go on where one fails; ``TrialError`` at the end names those that did.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise TrialError("--ray wants Ray: pip install 'batchnorm-service[ray]'") from error
-
-    ray.init(address=address, configure_logging=False, log_to_driver=False)
-    try:
-        # A process a trial: it gives its GPU's memory back, and takes the next one's environment.
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=DEATHS, max_calls=1)(run_as_task)
-        tasks = {task.remote(trial, data): trial for trial in left_to_do(trials, say)}
-        pending, failures = list(tasks), []
-        while pending:
-            (done,), pending = ray.wait(pending, num_returns=1)
-            trial = tasks[done]
+    def end(self) -> None:
+        """End them, and return when they have let go of their trials."""
+        with self.lock:
+            self.ended = True
+        for process in self.started:
+            process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in self.started:
             try:
-                node, files = ray.get(done)
-            except Exception as error:  # whatever the task raised, or Ray about its worker
-                failures.append(f"{trial.folder}: {str(error).strip().splitlines()[-1]}")
-                continue
-            unpack(files, trial.folder)
-            say(f"{trial.folder}: done on {node}")
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise here, as Ctrl-C does, with the exit status that a shell gives it."""
+
+    def leave(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
     finally:
-        ray.shutdown()
-    _raise_failures(failures, len(tasks))
+        signal.signal(signal.SIGTERM, before)
 
 
-def run_as_task(trial: Trial, data: Path | None) -> tuple[str, dict[str, bytes]]:
-    """Run ``trial`` in this process; the machine's name, and what it left in its folder."""
-    import platform
-
-    os.environ.update({**SHARING, **os.environ})
-    from training.data import load
-    from training.fit import fit
-    from training.freeze import freeze
-
-    dataset = load(trial.recipe.dataset, data)
-    if fit(trial, dataset, say=print)["status"] != "frozen":
-        freeze(trial.folder, dataset, say=print)
-    return platform.node(), pack(trial.folder)
+def failure(trial: Trial, message: str) -> str:
+    """What went wrong with ``trial``, in a line that names it."""
+    return message if str(trial.folder) in message else f"{trial.folder}: {message}"
 
 
-def pack(folder: Path) -> dict[str, bytes]:
-    """A finished trial's files."""
-    return {name: (folder / name).read_bytes() for name in GATHERED}
-
-
-def unpack(files: dict[str, bytes], folder: Path) -> None:
-    """Put ``pack``'s files into ``folder``, each in one step, the record last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in GATHERED:
-        path = folder / name
-        if not path.exists() or path.read_bytes() != files[name]:
-            write = functools.partial(Path.write_bytes, data=files[name])
-            write_atomically(path, write)
-
-
-def _raise_failures(failures: list[str], count: int) -> None:
+def raise_failures(failures: list[str], count: int) -> None:
+    """Raise ``TrialError`` with what went wrong, of ``count`` trials, if anything did."""
     if failures:
         listed = "\n".join(failures)
         raise TrialError(f"{len(failures)} of {count} trials failed; repeat to go on:\n{listed}")

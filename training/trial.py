@@ -30,6 +30,10 @@ class TrialError(Exception):
     """A trial cannot be run or read as asked; the message names the folder and the way out."""
 
 
+class BusyError(TrialError):
+    """Another process works on the trial: there is nothing to mend, only to wait for."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """What to fit, and where. ``hold_out`` pictures leave the training set and serve selection."""
@@ -148,8 +152,12 @@ def locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TrialError(f"{folder}: another process is working on this trial") from error
+        except BlockingIOError as error:
+            raise BusyError(f"{folder}: another process is working on this trial") from error
+        except OSError as error:  # a file system without locks, which no waiting helps
+            raise TrialError(
+                f"{folder}: cannot be locked ({error}); give another --runs"
+            ) from error
         for stale in folder.glob(".partial-*"):  # of a process that was killed
             stale.unlink()
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -18,6 +20,7 @@ from click.testing import CliRunner
 from training.cli import main
 from training.recipes import LEARNING_RATES, RECIPES, Augmentation
 from training.trial import (
+    BusyError,
     Trial,
     TrialError,
     find_trials,
@@ -193,3 +196,16 @@ def test_two_processes_cannot_work_on_one_trial_and_a_killed_one_lets_go(tmp_pat
         pass
     with locked(folder):  # and again, once it was let go
         pass
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    refusal = pytest.raises(TrialError, match=r"cannot be locked \(.*No locks available")
+    with refusal as error, locked(tmp_path):
+        pytest.fail("held without a lock")
+    assert not isinstance(error.value, BusyError)  # which would be waited for

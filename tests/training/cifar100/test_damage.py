@@ -51,6 +51,13 @@ class TestDamage:
         with pytest.raises(DataError, match=r"not a whole|has MD5"):
             cifar100.read_members(archive, digests)
 
+    def test_an_archive_within_a_folder_is_named(
+        self, tmp_path: Path, digests: dict[str, str]
+    ) -> None:
+        (tmp_path / cifar100.ARCHIVE).write_bytes(b"")
+        with pytest.raises(DataError, match=rf"{cifar100.ARCHIVE}: not a whole"):
+            cifar100.read_members(tmp_path, digests)
+
     @pytest.mark.parametrize(
         "content", [b"", b"not an archive", gzip.compress(b"not a tar", mtime=0)]
     )

@@ -18,6 +18,19 @@ class TestForms:
         for source in (parent / cifar100.FOLDER, parent, archive):
             assert cifar100.read_members(source, digests) == members
 
+    def test_an_archive_is_found_in_the_folder_that_holds_it(
+        self, archive: Path, members: dict[str, bytes], digests: dict[str, str]
+    ) -> None:
+        """As it lies in the volume that deploy/kubernetes/training-job.yaml mounts at /data."""
+        assert cifar100.read_members(archive.parent, digests) == members
+
+    def test_an_archive_stands_in_for_a_folder_that_is_not_whole(
+        self, parent: Path, archive: Path, members: dict[str, bytes], digests: dict[str, str]
+    ) -> None:
+        (parent / cifar100.FOLDER / "test").unlink()
+        archive.rename(parent / cifar100.ARCHIVE)
+        assert cifar100.read_members(parent, digests) == members
+
     def test_reading_an_archive_writes_nothing(
         self, archive: Path, digests: dict[str, str], tmp_path: Path
     ) -> None:

@@ -1,0 +1,20 @@
+"""Lists in one word of the command line."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from training.lists import Seeds
+
+
+def test_seeds_are_numbers_and_ranges() -> None:
+    assert Seeds().convert("0", None, None) == [0]
+    assert Seeds().convert("0,3 5-7", None, None) == [0, 3, 5, 6, 7]
+    assert Seeds().convert("1,0-2", None, None) == [1, 0, 2]
+
+
+@pytest.mark.parametrize("word", ["", "a", "-1", "1-", "²", "0-²", "5-3"])
+def test_what_is_no_list_of_seeds_is_refused(word: str) -> None:
+    with pytest.raises(click.BadParameter):
+        Seeds().convert(word, None, None)
