@@ -42,10 +42,13 @@ class Seeds(click.ParamType[list[int]]):
         seeds: list[int] = []
         for word in value.replace(",", " ").split():
             first, dash, last = word.partition("-")
-            if not first.isdigit() or (dash and not last.isdigit()):
+            # isdecimal, not isdigit: ² is a digit that int() cannot read
+            if not first.isdecimal() or (dash and not last.isdecimal()):
                 self.fail(
                     f"{word!r} is not a seed (0, 1, …) nor a range of seeds (0-4)", param, ctx
                 )
+            if dash and int(last) < int(first):
+                self.fail(f"{word!r} is a range that ends before it begins", param, ctx)
             seeds.extend(range(int(first), int(last or first) + 1))
         if not seeds:
             self.fail("the list is empty", param, ctx)
