@@ -1,9 +1,14 @@
-"""How far a trial is, and the file that holds it: every variable and the progress, in one."""
+"""How far a trial is, and the file that holds it: every variable, the progress and whose they are.
+
+One file, so that none of them is ever of another step than the others.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -11,7 +16,10 @@ from typing import IO, Any
 import numpy as np
 
 from training.loop import Logs
-from training.trial import write_atomically
+from training.trial import TrialError, check_same, write_atomically
+
+# What reading a damaged file raises.
+BROKEN = (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass
@@ -27,10 +35,18 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best_loss: float = math.inf
     best_step: int = 0
+    # Who computed the steps: {"steps": n, **tools} each (see ``training.record``), in their order.
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    def goes_on_with(self, tools: dict[str, Any]) -> None:
+        """Say with what the next steps are computed, where it is not what computed the last."""
+        if not self.runs or {**self.runs[-1], **tools} != self.runs[-1]:
+            self.runs.append({"steps": 0, **tools})
 
     def count(self, logs: Logs, seconds: float) -> None:
         """Add steps, with the loss and accuracy of each, and how long they took together."""
         self.step += len(logs)
+        self.runs[-1]["steps"] += len(logs)
         self.epoch_steps += len(logs)
         self.seconds += seconds
         self.epoch_seconds += seconds
@@ -39,26 +55,46 @@ class Progress:
             self.accuracy_sum += accuracy
 
 
-def write_variables(path: Path, variables: list[Any], progress: Progress) -> None:
-    """The variables' values and the progress, as one file, put in its place in one step."""
+def write_variables(
+    path: Path, variables: list[Any], progress: Progress, configuration: dict[str, Any]
+) -> None:
+    """The variables' values, the progress, and the configuration of the trial that they are of, as
+    one file, put in its place in one step.
+    """
     arrays = {f"{index:04d}": np.array(value) for index, value in enumerate(variables)}
-    said = np.array(json.dumps(asdict(progress)))
+    arrays["progress"] = np.array(json.dumps(asdict(progress)))
+    arrays["configuration"] = np.array(json.dumps(configuration))
 
     def write(passing: Path) -> None:
         with passing.open("wb") as file:
-            np.savez(file, allow_pickle=False, progress=said, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
 
     write_atomically(path, write)
 
 
-def read_variables(path: Path, variables: list[Any]) -> Progress:
-    """Assign what ``path`` holds to ``variables`` and return the progress written with it."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        if len(stored.files) != len(variables) + 1:
-            raise ValueError(f"{len(stored.files) - 1} variables, not {len(variables)}")
-        for index, variable in enumerate(variables):
-            variable.assign(stored[f"{index:04d}"])
-        return Progress(**json.loads(str(stored["progress"])))
+def read_variables(path: Path, variables: list[Any], configuration: dict[str, Any]) -> Progress:
+    """Assign what ``path`` holds to ``variables`` and return the progress written with it.
+
+    Raises ``TrialError`` where it is not of the trial of ``configuration``, or is broken. A file
+    from before they named their trial is taken for what its place says.
+    """
+    try:
+        if path.exists() and not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
+            raise ValueError("it is damaged")
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            if "configuration" in stored.files:
+                written = json.loads(str(stored["configuration"]))
+                check_same(path, {"configuration": written}, configuration)
+            count = sum(name.isdecimal() for name in stored.files)
+            if count != len(variables):
+                raise ValueError(f"{count} variables, not {len(variables)}")
+            for index, variable in enumerate(variables):
+                variable.assign(stored[f"{index:04d}"])
+            return Progress(**json.loads(str(stored["progress"])))
+    except BROKEN as error:
+        raise TrialError(
+            f"{path}: does not fit this trial ({error}); remove the folder to start over"
+        ) from error
 
 
 def step_of(file: IO[bytes]) -> int:

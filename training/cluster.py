@@ -34,7 +34,15 @@ from training.spread import (
     run_in_turn,
     with_threads,
 )
-from training.trial import BusyError, Trial, TrialError, locked, read_record, write_atomically
+from training.trial import (
+    BusyError,
+    Trial,
+    TrialError,
+    check_same,
+    locked,
+    read_record,
+    write_atomically,
+)
 
 RECORD = "trial.json"
 FILES = ("checkpoint.npz", "best.npz", "history.csv", "model.keras", "frozen.keras", RECORD)
@@ -136,8 +144,6 @@ def unpack(files: dict[str, bytes], folder: Path, say: Callable[[str], None]) ->
 
     Raises ``TrialError`` where it holds another trial.
     """
-    from training.fit import check_same
-
     if not files:
         return
     with _held(folder, say):

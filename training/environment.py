@@ -45,13 +45,31 @@ def versions() -> dict[str, str]:
     return found
 
 
+def keep_float32() -> None:
+    """Let float32 be float32 in this process: TensorFloat-32, with 10 bits for 23, is off.
+
+    GPUs put it in float32's place by default. What is traced before this keeps it.
+    """
+    backend = _backend()
+    if backend == "tensorflow":
+        sys.modules[backend].config.experimental.enable_tensor_float_32_execution(False)
+    elif backend == "jax":
+        sys.modules[backend].config.update("jax_default_matmul_precision", "float32")
+
+
+def _backend() -> str | None:
+    """Keras' backend, by the environment or by Keras' own file; None where Keras is not loaded."""
+    return str(sys.modules["keras"].backend.backend()) if "keras" in sys.modules else None
+
+
 def hardware() -> str:
     """The accelerator Keras' backend uses or the processor, and how many cores we may use."""
-    if "jax" in sys.modules and os.environ.get("KERAS_BACKEND") == "jax":
+    backend = _backend()
+    if backend == "jax":
         device = sys.modules["jax"].devices()[0]
         if device.platform != "cpu":
             return str(device.device_kind)
-    if "tensorflow" in sys.modules:
+    if backend == "tensorflow":
         config = sys.modules["tensorflow"].config
         for gpu in config.list_physical_devices("GPU"):
             return str(config.experimental.get_device_details(gpu).get("device_name", gpu.name))

@@ -38,15 +38,19 @@ def score(logits: NDArray[np.floating], labels: Labels) -> Scores:
     """Score logits [N, classes] against labels [N], in float64.
 
     A class ranks before another with the same logit only where its index is lower, so a net that
-    answers the same for everything scores chance.
+    answers the same for everything scores chance. What is not a number ranks behind nothing: a net
+    that has diverged scores 0, with a loss that is not a number either.
     """
     wide = logits.astype(np.float64)
     rows = np.arange(len(labels))
     own = wide[rows, labels][:, None]
-    tied_before = (wide == own) & (np.arange(wide.shape[1]) < labels[:, None])
-    rank = (wide > own).sum(axis=1) + tied_before.sum(axis=1)
+    classes = np.arange(wide.shape[1])
+    tied_after = (wide == own) & (classes > labels[:, None])
+    before = ~(wide < own) & ~tied_after & (classes != labels[:, None])
+    rank = before.sum(axis=1)
     top = wide.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(wide - top).sum(axis=1)) + top[:, 0]
+    with np.errstate(invalid="ignore"):  # logits that overflowed have no loss
+        log_sum = np.log(np.exp(wide - top).sum(axis=1)) + top[:, 0]
     return Scores(
         top1=float((rank == 0).mean()),
         top5=float((rank < 5).mean()),

@@ -7,13 +7,10 @@ any moment ends with the weights of one that never was.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
-import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +21,15 @@ from tqdm import tqdm
 from training import nets
 from training.checkpoint import Progress, read_variables, write_variables
 from training.dataset import Dataset, Images, Labels, hold_out
-from training.environment import achieved, hardware, versions
+from training.environment import achieved
 from training.evaluate import predict, score
-from training.loop import CAPACITY, Logs, inner_loop
+from training.loop import BACKENDS, CAPACITY, Logs, inner_loop
+from training.record import begun, fitted, tools, write_history
 from training.step import Fitter, batch_indices, compiled
 from training.trial import (
     Trial,
     TrialError,
+    check_same,
     locked,
     read_record,
     recipe_of,
@@ -40,26 +39,32 @@ from training.trial import (
 
 CHECKPOINT_SECONDS = 60.0
 EXECUTION_SECONDS = 1.0  # of steps without a word from Python: the grain of progress and of a stop
-HISTORY = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "images_per_second")
-# What a trial's folder may hold otherwise than asked: it can be fitted on, and frozen again.
-NOT_OF_THE_FIT = ("recipe.steps", "recipe.freeze_images", "recipe.freeze_batch")
 HOLD_OUT_SEED = 2018  # one hold-out for every trial, so that selections compare like with like
 
 
 def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Fit ``trial`` on ``dataset`` unless it is done, and return its record (``trial.json``).
 
-    A folder that holds the same trial with fewer steps is taken further. Raises ``TrialError``
-    where the folder holds a trial of another configuration, or another process works on it.
+    A folder that holds the same trial with fewer steps is taken further; until that is done, what
+    was finished there stays as it is. Raises ``TrialError`` where the folder holds a trial of
+    another configuration, another process works on it, or the net diverges.
     """
+    if keras.backend.backend() not in BACKENDS:
+        raise TrialError(
+            f"Keras' backend is {keras.backend.backend()}, on which nothing is fitted here; set "
+            f"KERAS_BACKEND to {' or '.join(BACKENDS)}"
+        )
     with locked(trial.folder):
-        training_mean = dataset.training_mean
-        validation = dataset.test_images, dataset.test_labels
-        configuration = trial.configuration(dataset, training_mean)
+        whole, validation = dataset, (dataset.test_images, dataset.test_labels)
         if trial.hold_out:
-            dataset, images, labels = hold_out(dataset, trial.hold_out, HOLD_OUT_SEED)
+            dataset, images, labels = hold_out(whole, trial.hold_out, HOLD_OUT_SEED)
             validation = images, labels
         record = read_record(trial.folder)
+        training_mean = dataset.training_mean
+        if record and record["configuration"].get("training_mean") == whole.training_mean:
+            # Begun when the mean was of the pictures held out too: it goes on as it began.
+            training_mean = whole.training_mean
+        configuration = trial.configuration(whole, training_mean)
         if record is not None:
             check_same(trial.folder, record, configuration)
             outcome = record.get("outcome")
@@ -68,19 +73,15 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
             ):
                 say(f"{trial.folder}: done already ({outcome['steps']:,} steps), nothing to fit")
                 return record
-        record = {"schema_version": 1, "status": "fitting", "configuration": configuration}
-        record |= {"versions": versions(), "backend": keras.backend.backend()}
         net = nets.of_recipe(trial.recipe, trial.variant, training_mean, trial.seed)
         fitter = compiled(net, trial.recipe, trial.seed)
-        record["hardware"] = hardware()
-        record["parameters"] = {
-            "trainable": _count(net.trainable_variables),
-            "total": _count(net.weights),
-        }
-        write_record(trial.folder, record)
-        run = _Run(trial, fitter, dataset, training_mean, validation, say)
+        run = _Run(trial, fitter, dataset, configuration, validation, say)
+        run.goes_on(record)
+        under_way = begun(configuration, net, run.progress)
+        if not run.beside_a_finished_one:
+            write_record(trial.folder, under_way)
         progress = run.to_the_end()
-        record = _finish(trial, run.kept(), record, progress)
+        record = _finish(trial, run.kept(), under_way, progress)
         rate, device = record["outcome"]["images_per_second"], record["hardware"]
         said = achieved(rate, nets.TRAINING_FLOP, device, trial.recipe.precision)
         say(f"{trial.variant.name} seed {trial.seed}: {progress.step:,} steps at {said}")
@@ -95,11 +96,13 @@ class _Run:
         trial: Trial,
         fitter: Fitter,
         dataset: Dataset,
-        training_mean: float,
+        configuration: dict[str, Any],
         validation: tuple[Images, Labels],
         say: Callable[[str], None],
     ) -> None:
         self.trial, self.fitter, self.say = trial, fitter, say
+        self.configuration = configuration
+        self.beside_a_finished_one = False  # whose record and history stay until this one is done
         self.pictures = len(dataset.train_images)
         self.validation = validation
         self.progress = Progress()
@@ -110,7 +113,7 @@ class _Run:
             self.plain = nets.of_recipe(
                 replace(recipe, precision="float32"),
                 trial.variant,
-                training_mean,
+                configuration["training_mean"],
                 trial.seed,
             )
         self.kept_logits = nets.logits_of(self.plain)
@@ -130,6 +133,26 @@ class _Run:
     @property
     def checkpoint(self) -> Path:
         return self.trial.folder / "checkpoint.npz"
+
+    @property
+    def label(self) -> str:
+        return f"{self.trial.variant.name} seed {self.trial.seed}"
+
+    def goes_on(self, record: dict[str, Any] | None) -> None:
+        """Take up what the folder's ``record`` says: with what the steps so far were computed."""
+        self.beside_a_finished_one = record is not None and "outcome" in record
+        progress, now = self.progress, tools()
+        if progress.step and not progress.runs and record is not None:
+            # The checkpoint is from before it said so itself.
+            progress.goes_on_with({name: record[name] for name in now})
+            progress.runs[-1]["steps"] = progress.step
+        before = progress.runs[-1]["backend"] if progress.runs else now["backend"]
+        if before != now["backend"]:
+            self.say(
+                f"{self.label}: {before} computed it so far, {now['backend']} goes on; the record "
+                "names both, and no run on one of them gives the same weights"
+            )
+        progress.goes_on_with(now)
 
     def kept(self) -> keras.Model:
         """The net that would be kept now: float32, with the averaged weights where there are any.
@@ -161,17 +184,20 @@ class _Run:
     def to_the_end(self) -> Progress:
         """Run what is left of the trial."""
         recipe, progress = self.trial.recipe, self.progress
-        label = f"{self.trial.variant.name} seed {self.trial.seed}"
         if progress.step:
-            self.say(f"{label}: goes on from step {progress.step:,} of {recipe.steps:,}")
+            self.say(f"{self.label}: goes on from step {progress.step:,} of {recipe.steps:,}")
         inside = progress.history and progress.history[-1]["step"] % recipe.steps_per_epoch
         if inside and progress.step < recipe.steps:
             progress.history.pop()  # the last run ended inside this epoch; it is taken to its end
+        if progress.step == recipe.steps and not (
+            progress.history and progress.history[-1]["step"] == progress.step
+        ):
+            self.end_epoch()  # a longer run was killed here, inside an epoch
         saved = time.monotonic()
         with tqdm(
             total=recipe.steps * recipe.batch,
             initial=progress.step * recipe.batch,
-            desc=label,
+            desc=self.label,
             unit="img",
             unit_scale=True,
             disable=None,
@@ -181,6 +207,12 @@ class _Run:
                 started = time.perf_counter()
                 logs = self._steps(progress.step, count)
                 elapsed = time.perf_counter() - started
+                infinite = np.flatnonzero(~np.isfinite(logs[:, 0]))
+                if len(infinite):
+                    lost = int(infinite[0])
+                    raise self._diverged(
+                        f"the loss of step {progress.step + lost + 1:,} is {logs[lost, 0]}"
+                    )
                 self.step_seconds = elapsed / count
                 progress.count(logs, elapsed)
                 bar.update(count * recipe.batch)
@@ -191,8 +223,15 @@ class _Run:
                 if at_end or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self.save()
                     saved = time.monotonic()
-        self.write_history()
         return progress
+
+    def _diverged(self, symptom: str) -> TrialError:
+        """What to raise, before anything of it is written."""
+        return TrialError(
+            f"{self.trial.folder}: {symptom}: the net has diverged at a learning rate of up to "
+            f"{self.trial.recipe.learning_rate:g}; give a smaller --learning-rate, and another "
+            "--runs folder or remove this one"
+        )
 
     @property
     def stopped_early(self) -> bool:
@@ -205,6 +244,8 @@ class _Run:
         images, labels = self.validation
         kept = self.kept()
         scores = score(predict(self.kept_logits, images), labels)
+        if not math.isfinite(scores.loss):
+            raise self._diverged(f"the validation loss after step {progress.step:,} is not finite")
         row = {
             "epoch": len(progress.history) + 1,
             "step": progress.step,
@@ -216,7 +257,7 @@ class _Run:
         }
         progress.history.append(row)
         self.say(
-            f"{self.trial.variant.name} seed {self.trial.seed}: step {progress.step:,}, "
+            f"{self.label}: step {progress.step:,}, "
             f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "
             f"validation {scores.loss:.3f} {scores.top1:.3f}, "
             f"{row['images_per_second']:.0f} img/s"
@@ -226,36 +267,23 @@ class _Run:
         if whole and scores.loss < progress.best_loss:
             progress.best_loss, progress.best_step = scores.loss, progress.step
             if self.trial.keep_best:
-                write_variables(self.trial.folder / "best.npz", kept.variables, progress)
-        self.write_history()
+                best = self.trial.folder / "best.npz"
+                write_variables(best, kept.variables, progress, self.configuration)
+        if not self.beside_a_finished_one:
+            write_history(self.trial.folder, progress.history)
         if whole:
             progress.epoch_steps = 0
             progress.epoch_seconds = progress.loss_sum = progress.accuracy_sum = 0.0
 
-    def write_history(self) -> None:
-        """``history.csv`` from the rows: a checkpoint and its history never disagree for long."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.progress.history)
-        path = self.trial.folder / "history.csv"
-        write_atomically(path, lambda passing: passing.write_text(text.getvalue()))
-
     def save(self) -> None:
         """Write the checkpoint."""
-        write_variables(self.checkpoint, self.variables, self.progress)
+        write_variables(self.checkpoint, self.variables, self.progress, self.configuration)
 
     def restore(self) -> None:
         """Go back to the checkpoint, if there is one."""
         if not self.checkpoint.exists():
             return
-        try:
-            self.progress = read_variables(self.checkpoint, self.variables)
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise TrialError(
-                f"{self.checkpoint}: does not fit this trial ({error}); remove the folder "
-                "to start over"
-            ) from error
+        self.progress = read_variables(self.checkpoint, self.variables, self.configuration)
         if self.progress.step > self.trial.recipe.steps:
             raise TrialError(
                 f"{self.checkpoint}: is at step {self.progress.step:,} already, beyond the "
@@ -269,55 +297,12 @@ def _finish(
 ) -> dict[str, Any]:
     kept, last = progress.step, progress.history[-1]
     if trial.keep_best and progress.best_step and not last["val_loss"] < progress.best_loss:
-        read_variables(trial.folder / "best.npz", net.variables)
+        read_variables(trial.folder / "best.npz", net.variables, record["configuration"])
         kept = progress.best_step
+    # From here on the folder is of this run; one with fewer steps, finished before, goes.
+    write_record(trial.folder, record)
+    write_history(trial.folder, progress.history)
     write_atomically(trial.folder / "model.keras", net.save)
-    row = next(row for row in progress.history if row["step"] == kept)
-    record["status"] = "fitted"
-    record["outcome"] = {
-        "steps": progress.step,
-        "epochs": len(progress.history),
-        "images": progress.step * trial.recipe.batch,
-        "seconds": progress.seconds,
-        "images_per_second": progress.step * trial.recipe.batch / progress.seconds,
-        "stopped_early": progress.step < trial.recipe.steps,
-        "kept_step": kept,
-        "validation_set": "hold-out" if trial.hold_out else "test",
-        "validation_loss": row["val_loss"],
-        "validation_accuracy": row["val_accuracy"],
-    }
+    record = fitted(record, trial, progress, kept)
     write_record(trial.folder, record)
     return record
-
-
-def check_same(folder: Path, record: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Raise unless both configurations make the same weights, up to the number of steps; with a
-    schedule that is part of them. A knob that a record does not know has its default there.
-    """
-    stored = record["configuration"] | {"recipe": asdict(recipe_of(record))}
-    free = set(NOT_OF_THE_FIT)
-    if asked["recipe"]["schedule"] != "constant":
-        free.discard("recipe.steps")
-
-    def flat(configuration: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        pairs: dict[str, Any] = {}
-        for key, value in configuration.items():
-            name = f"{prefix}{key}"
-            pairs |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-        return pairs
-
-    old, new = flat(stored), flat(asked)
-    differing = [
-        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in free
-    ]
-    if differing:
-        raise TrialError(
-            f"{folder}: holds another trial ({'; '.join(differing)}); "
-            "give another --runs folder, or remove this one to start over"
-        )
-
-
-def _count(variables: list[Any]) -> int:
-    return sum(int(np.prod(variable.shape)) for variable in variables)

@@ -10,6 +10,7 @@ as they are, with dropout off. Both figures go into the trial's record.
 from __future__ import annotations
 
 import time
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from training.dataset import Dataset, Images, hold_out
-from training.evaluate import evaluate
+from training.evaluate import Scores, evaluate
 from training.fit import HOLD_OUT_SEED
 from training.nets import running_statistics
 from training.trial import (
@@ -130,10 +131,9 @@ def freeze(
     without running statistics is copied as it is, and the record says so. Raises ``TrialError``
     where nothing fitted is there, or ``dataset`` is not the one it was fitted on.
     """
+    _fitted(folder)  # before the folder is locked, and with that made
     with locked(folder):
-        record = read_record(folder)
-        if record is None or record["status"] not in ("fitted", "frozen"):
-            raise TrialError(f"{folder}: no fitted net to freeze; run the training first")
+        record = _fitted(folder)
         configuration = record["configuration"]
         if configuration["dataset"]["checksum"] != dataset.checksum:
             raise TrialError(
@@ -143,8 +143,8 @@ def freeze(
             )
         if configuration["hold_out"]:
             dataset, _, _ = hold_out(dataset, configuration["hold_out"], HOLD_OUT_SEED)
-        net = keras.saving.load_model(folder / "model.keras", compile=False)
-        before = evaluate(net, dataset.test_images, dataset.test_labels)
+        net = load_net(folder / "model.keras", "remove trial.json there and train again")
+        before = _finite(folder, evaluate(net, dataset.test_images, dataset.test_labels))
         layers = running_statistics(net)
         result: dict[str, Any] = {
             "kind": "population" if layers else "none",
@@ -178,7 +178,7 @@ def freeze(
             result["images"], result["batches"] = count * batch, count
             result["layers"] = [_shift(layer, *statistics[layer.name]) for layer in layers]
             net = frozen(net, statistics)
-            after = evaluate(net, dataset.test_images, dataset.test_labels)
+            after = _finite(folder, evaluate(net, dataset.test_images, dataset.test_labels))
             result["after"] = asdict(after)
             say(
                 f"{label}: test accuracy {before.top1:.4f} with moving averages, {after.top1:.4f} "
@@ -187,11 +187,57 @@ def freeze(
             )
         else:
             say(f"{label}: test accuracy {before.top1:.4f}; no running statistics, nothing frozen")
+        # Whoever is killed in between leaves a trial to be frozen, not another freeze's figures.
+        record["status"] = "fitted"
+        record.pop("freeze", None)
+        write_record(folder, record)
         write_atomically(folder / "frozen.keras", net.save)
         record["status"] = "frozen"
         record["freeze"] = result
         write_record(folder, record)
         return record
+
+
+def read_frozen(folder: Path) -> tuple[dict[str, Any], keras.Model]:
+    """The record of the frozen trial in ``folder`` and its net, of one and the same freeze.
+
+    Writes nothing there. Raises ``TrialError`` where nothing frozen is there, or it is being
+    replaced.
+    """
+    record = read_record(folder)
+    if record is None or record["status"] != "frozen":
+        raise TrialError(f"{folder}: not frozen yet; run the training and the freeze first")
+    net = load_net(folder / "frozen.keras", "run the freeze again")
+    if read_record(folder) != record:
+        raise TrialError(f"{folder}: was fitted or frozen anew just now; try again")
+    return record, net
+
+
+def load_net(path: Path, way_out: str) -> keras.Model:
+    """The net in ``path``; ``TrialError`` with the ``way_out`` where it cannot be read."""
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever its parts do
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        if not zipfile.is_zipfile(path):  # which Keras calls not found
+            why = "it is damaged" if path.exists() else "it is not there"
+        raise TrialError(f"{path}: cannot be read ({why}); {way_out}") from error
+
+
+def _fitted(folder: Path) -> dict[str, Any]:
+    record = read_record(folder)
+    if record is None or record["status"] not in ("fitted", "frozen"):
+        raise TrialError(f"{folder}: no fitted net to freeze; run the training first")
+    return record
+
+
+def _finite(folder: Path, scores: Scores) -> Scores:
+    if not np.isfinite(scores.loss):
+        raise TrialError(
+            f"{folder}: the net's loss is {scores.loss}: it has diverged; give a smaller "
+            "--learning-rate, and another --runs folder or remove this one"
+        )
+    return scores
 
 
 def _shift(layer: Any, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> dict[str, Any]:

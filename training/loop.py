@@ -4,8 +4,6 @@ In: a compiled ``Fitter`` and the data set, which goes to the device once, as ui
 runs so many steps: the host sends the pictures' places (a few bytes a picture) and takes back a
 loss and an accuracy a step. The loop around the step is compiled too, so no step waits for Python.
 A step computes what ``Fitter.train_on_batch`` does, however many of them an execution runs.
-
-float32 means float32: TensorFloat-32, which GPUs put in its place by default, is off.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from training.dataset import Images, Labels
 from training.step import Fitter
 
 CAPACITY = 1_000  # steps an execution at most
+BACKENDS = ("tensorflow", "jax")  # Keras' backends that steps are written for
 
 Logs = NDArray[np.float64]
 Steps = Callable[[NDArray[np.int64], int], Logs]
@@ -55,7 +54,6 @@ def inner_loop(fitter: Fitter, images: Images, labels: Labels) -> Steps:
 def _tensorflow(fitter: Fitter, images: Images, labels: Labels) -> Callable[..., Any]:
     import tensorflow as tf
 
-    tf.config.experimental.enable_tensor_float_32_execution(False)
     images, labels = tf.constant(images), tf.constant(labels)
 
     def step(chosen: Any, number: Any) -> Any:
@@ -94,8 +92,7 @@ def _jax(fitter: Fitter, images: Images, labels: Labels) -> Callable[..., Any]:
         *variables, metrics = state
         blank = [jnp.zeros_like(variable) for variable in metrics]
         pictures = images[chosen], jnp.reshape(number, (1,))
-        with jax.default_matmul_precision("float32"):
-            logs, state = fitter.train_step((*variables, blank), (pictures, labels[chosen]))
+        logs, state = fitter.train_step((*variables, blank), (pictures, labels[chosen]))
         return state, jnp.stack([logs["loss"], logs["accuracy"]])
 
     def loop(state: Any, images: Any, labels: Any, chosen: Any, first: Any, count: Any) -> Any:

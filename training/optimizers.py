@@ -14,7 +14,7 @@ Tensor = Any
 
 def build(recipe: Recipe) -> keras.optimizers.Optimizer:
     """The recipe's optimizer, for one run of the recipe's steps."""
-    rate = recipe.learning_rate if recipe.schedule == "constant" else WarmUpAndDown(recipe)
+    rate = recipe.learning_rate if recipe.schedule == "constant" else WarmUpAndDown.of(recipe)
     if recipe.optimizer == "rmsprop":
         return keras.optimizers.RMSprop(rate, rho=recipe.rho, epsilon=recipe.epsilon)
     averaged = {"use_ema": True, "ema_momentum": recipe.average} if recipe.average else {}
@@ -45,17 +45,22 @@ def loss(recipe: Recipe) -> Any:
     return cross_entropy
 
 
+@keras.saving.register_keras_serializable("training")
 class WarmUpAndDown(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear up to the recipe's learning rate over its warm-up, then linear down to zero.
+    """Linear up to the rate ``highest`` over ``rising`` of ``steps``, then linear down to zero.
 
     Zero would be the rate of the step after the last (Defazio et al. 2023, "When, why and how much?
     Adaptive learning rate scheduling by refinement": linear decay to zero is hard to beat).
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.highest = recipe.learning_rate
-        self.steps = recipe.steps
-        self.rising = min(max(round(recipe.warm_up * recipe.steps), 1), recipe.steps)
+    def __init__(self, highest: float, steps: int, rising: int) -> None:
+        self.highest, self.steps, self.rising = highest, steps, rising
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> WarmUpAndDown:
+        """The schedule of one run of the recipe's steps."""
+        rising = min(max(round(recipe.warm_up * recipe.steps), 1), recipe.steps)
+        return cls(recipe.learning_rate, recipe.steps, rising)
 
     def __call__(self, step: Tensor) -> Tensor:
         """The rate of ``step`` (from 0)."""

@@ -27,7 +27,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
-from training.trial import BusyError, Trial, TrialError, read_record, recipe_of
+from training.trial import BusyError, Trial, TrialError, check_same, read_record, recipe_of
 
 DEATHS = 3  # of a trial's process, after which it is given up
 BUSY_SECONDS = 1.0  # between two looks at a trial that another process works on
@@ -71,8 +71,6 @@ def is_done(trial: Trial) -> bool:
     record = read_record(trial.folder)
     if record is None:
         return False
-    from training.fit import check_same
-
     asked = {name: value for name, value in asdict(trial).items() if name != "runs"}
     check_same(trial.folder, record, record["configuration"] | asked)
     if record["status"] != "frozen":

@@ -5,6 +5,7 @@ Everything random in it derives from (seed, step) and nothing else.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -73,6 +74,13 @@ def batch_indices(seed: int, step: int, batch: int, pictures: int) -> NDArray[np
     chosen = np.empty(batch, dtype=np.int64)
     for number in np.unique(places // pictures):
         inside = places // pictures == number
-        order = np.random.default_rng([seed, 2, int(number)]).permutation(pictures)
-        chosen[inside] = order[places[inside] % pictures]
+        chosen[inside] = _order(seed, int(number), pictures)[places[inside] % pictures]
     return chosen
+
+
+@functools.lru_cache(maxsize=2)  # a step may see the end of one pass and the start of the next
+def _order(seed: int, number: int, pictures: int) -> NDArray[np.int64]:
+    """The order of the pictures in pass ``number``: shuffled once, not for each of its steps."""
+    order = np.random.default_rng([seed, 2, number]).permutation(pictures)
+    order.flags.writeable = False
+    return order

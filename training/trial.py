@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,9 @@ from typing import Any
 from training.dataset import Dataset
 from training.recipes import LEARNING_RATES, RECIPES, Augmentation, Recipe
 from training.variants import VARIANTS, Variant
+
+# What a trial's folder may hold otherwise than asked: it can be fitted on, and frozen again.
+NOT_OF_THE_FIT = ("recipe.steps", "recipe.freeze_images", "recipe.freeze_batch")
 
 
 class TrialError(Exception):
@@ -78,22 +82,38 @@ class Trial:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The folder's ``trial.json``, or None where there is none."""
+    """The folder's ``trial.json``, or None where there is none. Raises ``TrialError``."""
     path = folder / "trial.json"
     try:
         record = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise TrialError(
+            f"{path}: cannot be read ({error.strerror}); mend that, or give another --runs folder"
+        ) from error
     except ValueError as error:
         raise TrialError(f"{path}: not JSON ({error}); remove the folder to start over") from error
-    if not isinstance(record, dict) or "configuration" not in record:
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("status"), str)
+        or not isinstance(record.get("configuration"), dict)
+    ):
         raise TrialError(f"{path}: not a trial's record; remove the folder to start over")
+    if "recipe" in record["configuration"]:
+        try:
+            recipe_of(record)
+        except (TypeError, ValueError, KeyError) as error:
+            raise TrialError(
+                f"{path}: this version has no such recipe ({error}); use the version that wrote "
+                "it, or give another --runs folder"
+            ) from error
     return record
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Replace ``trial.json`` in one step."""
-    text = json.dumps(record, indent=2) + "\n"
+    """Replace ``trial.json`` in one step. Raises ``ValueError`` for what JSON has not: NaN."""
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     write_atomically(folder / "trial.json", lambda path: path.write_text(text))
 
 
@@ -110,11 +130,18 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def find_trials(runs: Path, recipe: str | None = None) -> list[Path]:
-    """Folders under ``runs`` that hold a trial's record, in the variants' order, then by seed."""
+    """Folders under ``runs`` that hold a trial's record, in the variants' order, then by seed.
+
+    Folders of another name (``seed-1-backup``) are passed over.
+    """
     order = list(VARIANTS)
     found = [path.parent for path in runs.glob(f"{recipe or '*'}/*/seed-*/trial.json")]
     return sorted(
-        (folder for folder in found if folder.parent.name in VARIANTS),
+        (
+            folder
+            for folder in found
+            if folder.parent.name in VARIANTS and re.fullmatch(r"seed-[0-9]+", folder.name)
+        ),
         key=lambda folder: (
             folder.parent.parent.name,
             order.index(folder.parent.name),
@@ -127,6 +154,36 @@ def recipe_of(record: dict[str, Any]) -> Recipe:
     """The recipe as it was run, overrides included."""
     fields = dict(record["configuration"]["recipe"])
     return Recipe(**{**fields, "augmentation": Augmentation(**fields["augmentation"])})
+
+
+def check_same(there: Path, record: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raise ``TrialError`` unless the configurations of ``record``, which ``there`` holds, and
+    ``asked`` make the same weights, up to the number of steps; with a schedule that is part of
+    them. A knob that a record does not know has its default there.
+    """
+    stored = record["configuration"] | {"recipe": asdict(recipe_of(record))}
+    free = set(NOT_OF_THE_FIT)
+    if asked["recipe"]["schedule"] != "constant":
+        free.discard("recipe.steps")
+
+    def flat(configuration: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        pairs: dict[str, Any] = {}
+        for key, value in configuration.items():
+            name = f"{prefix}{key}"
+            pairs |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        return pairs
+
+    old, new = flat(stored), flat(asked)
+    differing = [
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in free
+    ]
+    if differing:
+        raise TrialError(
+            f"{there}: holds another trial ({'; '.join(differing)}); "
+            "give another --runs folder, or remove this one to start over"
+        )
 
 
 def override(name: str, variant: str | None = None, **changes: Any) -> Recipe:
@@ -147,9 +204,17 @@ def override(name: str, variant: str | None = None, **changes: Any) -> Recipe:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    """Hold the folder, made where there is none, for this process; the lock goes with the process,
+    however it ends. Raises ``BusyError``, and ``TrialError`` where there is no folder to be had.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise TrialError(
+            f"{folder}: cannot be written ({error.strerror}); give another --runs"
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -95,3 +95,21 @@ def test_every_picture_is_answered_in_its_place(relu_with_bn: Any, dataset: Any)
         oracle.weights_of(relu_with_bn.net), "relu", relu_with_bn.training_mean, images[ends]
     )
     np.testing.assert_allclose(answers[ends], expected.probabilities, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=["not a number", "infinite"])
+def test_a_net_that_has_diverged_is_right_by_chance_at_most(value: float) -> None:
+    scores = score(np.full((300, 100), value, np.float32), np.arange(100).repeat(3))
+    assert scores.top1 <= 0.01
+    assert scores.top5 <= 0.05
+    assert np.isnan(scores.loss)
+
+
+def test_a_picture_whose_logits_are_not_numbers_is_wrong_and_the_others_are_as_they_are() -> None:
+    labels = np.arange(20)
+    logits = np.eye(100, dtype=np.float32)[labels]
+    logits[3] = np.nan  # all of them
+    logits[7, 7] = np.nan  # the right one alone
+    logits[11, :5] = np.nan  # five others
+    scores = score(logits, labels)
+    assert scores.top1 == scores.top5 == 17 / 20

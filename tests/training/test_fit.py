@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import training.fit
 from tests.training.trials import history, make_recipe
 from training.dataset import hold_out
 from training.fit import fit
-from training.trial import Trial
+from training.trial import Trial, TrialError, read_record
 from training.variants import VARIANTS
 
 
@@ -75,6 +76,50 @@ def test_the_history_shows_test_accuracy_epoch_by_epoch(sigmoid_with_bn: Any) ->
     assert outcome["validation_set"] == "test"
     assert outcome["images"] == 40 * 20
     assert sigmoid_with_bn.record["parameters"] == {"trainable": 414_560, "total": 415_920}
+
+
+def test_a_net_that_diverges_ends_the_fit_at_that_step(
+    tmp_path: Path, small_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is the last one before; nothing says that this is a net."""
+    monkeypatch.setattr(training.fit, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training.fit, "EXECUTION_SECONDS", 0)  # one step at a time
+    recipe = replace(make_recipe(steps=6, steps_per_epoch=6), learning_rate=1e30)
+    trial = Trial(recipe, VARIANTS["relu_without_bn"], seed=0, runs=tmp_path)
+    says = (
+        r"seed-0: the loss of step 2 is (nan|inf): the net has diverged at a learning rate of up "
+        r"to 1e\+30; give a smaller --learning-rate, and another --runs folder or remove this one"
+    )
+    for _ in range(2):  # and again, from the checkpoint
+        with pytest.raises(TrialError, match=says):
+            fit(trial, small_dataset)
+        with np.load(trial.folder / "checkpoint.npz") as stored:
+            assert json.loads(str(stored["progress"]))["step"] == 1
+        record = read_record(trial.folder)
+        assert record is not None
+        assert (record["status"], "outcome" in record) == ("fitting", False)
+        assert not (trial.folder / "model.keras").exists()
+
+
+def test_a_net_that_diverged_in_its_last_step_is_found_out_by_validation(
+    tmp_path: Path, small_dataset: Any
+) -> None:
+    recipe = replace(make_recipe(steps=1, steps_per_epoch=1), learning_rate=1e30)
+    trial = Trial(recipe, VARIANTS["relu_without_bn"], seed=0, runs=tmp_path)
+    with pytest.raises(TrialError, match="validation loss after step 1 is not finite: the net has"):
+        fit(trial, small_dataset)
+    assert not (trial.folder / "model.keras").exists()
+    assert not (trial.folder / "checkpoint.npz").exists()
+
+
+def test_a_backend_that_does_not_train_is_refused_by_name(
+    tmp_path: Path, small_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    trial = Trial(make_recipe(1, 1), VARIANTS["relu_without_bn"], seed=0, runs=tmp_path)
+    with pytest.raises(TrialError, match=r"is numpy, .*; set KERAS_BACKEND to tensorflow or jax"):
+        fit(trial, small_dataset)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fit_learns(relu_with_bn: Any) -> None:

@@ -110,6 +110,30 @@ def test_fifty_steps_in_the_loop_are_the_steps_of_fit_on_jax() -> None:
     assert done.stdout.strip() == "agrees", done.stderr
 
 
+SWITCHES = {
+    "tensorflow": "not config.experimental.tensor_float_32_execution_enabled()",
+    "jax": "config.jax_default_matmul_precision == 'float32'",
+}
+
+
+@pytest.mark.parametrize("backend", SWITCHES)
+def test_float32_means_float32_in_whatever_computes(backend: str) -> None:
+    """Validation, freeze and ablation too, in a process that never fits: TensorFloat-32 is off."""
+    for module in ("evaluate", "freeze", "ablation"):
+        code = (
+            f"import training.{module}; from {backend} import config; "
+            f"assert {SWITCHES[backend]}; print('off')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.stdout.strip() == "off", done.stderr
+
+
 def test_a_trial_is_fitted_in_few_executions(
     tmp_path: Any, small_dataset: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ MODERN = RECIPES["modern"]
 @pytest.mark.parametrize("steps", [10, 1_000])
 def test_the_rate_goes_up_over_the_warm_up_and_down_to_zero(steps: int) -> None:
     recipe = replace(MODERN, steps=steps, warm_up=0.2, learning_rate=0.5)
-    rates = np.array([float(WarmUpAndDown(recipe)(step)) for step in range(steps + 1)])
+    rates = np.array([float(WarmUpAndDown.of(recipe)(step)) for step in range(steps + 1)])
     rising = steps // 5
     np.testing.assert_allclose(rates[:rising], 0.5 * np.arange(1, rising + 1) / rising, rtol=1e-6)
     np.testing.assert_allclose(rates[rising - 1 :], np.linspace(0.5, 0, len(rates) - rising + 1))
@@ -30,9 +30,20 @@ def test_the_rate_goes_up_over_the_warm_up_and_down_to_zero(steps: int) -> None:
 
 
 def test_a_shorter_run_has_the_same_shape() -> None:
-    long, short = (WarmUpAndDown(replace(MODERN, steps=steps)) for steps in (1_000, 100))
+    long, short = (WarmUpAndDown.of(replace(MODERN, steps=steps)) for steps in (1_000, 100))
     for share in (0.1, 0.5, 0.9):
         assert float(long(1_000 * share)) == pytest.approx(float(short(100 * share)), rel=0.02)
+
+
+def test_an_optimizer_is_made_again_from_what_it_says_of_itself() -> None:
+    optimizer = optimizers.build(replace(MODERN, steps=1_000))
+    again = type(optimizer).from_config(optimizer.get_config())
+    for made in (optimizer, again):
+        made.build([keras.Variable(np.zeros((3, 3, 5, 7), np.float32))])
+    for step in (0, 10, 29, 500, 999):
+        for made in (optimizer, again):
+            made.iterations.assign(step)
+        assert float(again.learning_rate) == float(optimizer.learning_rate) > 0
 
 
 def newton_schulz(matrix: np.ndarray) -> np.ndarray:

@@ -44,6 +44,13 @@ def test_recipes_are_found_by_their_name() -> None:
     assert all(recipe.name == name for name, recipe in RECIPES.items())
 
 
+@pytest.mark.parametrize("other", [{"shear": 0.2, "zoom": 0.0}, {"shear": 0.0, "zoom": 0.2}])
+def test_a_shift_beside_shear_or_zoom_is_refused(other: dict[str, float]) -> None:
+    """The transform would leave them out, and nobody would be told."""
+    with pytest.raises(ValueError, match="a shift of 4 pixels goes without shear and zoom"):
+        Augmentation(shift=4, **other)
+
+
 @pytest.mark.parametrize(
     ("steps", "epochs"), [(1, 1), (1_999, 1), (2_000, 1), (2_001, 2), (4_000, 2)]
 )

@@ -48,6 +48,36 @@ def test_passes_and_seeds_have_their_own_orders() -> None:
     )
 
 
+@pytest.mark.parametrize("batch", [7, 80, 333])
+def test_an_order_that_is_kept_is_the_one_that_was_drawn(batch: int) -> None:
+    """To the byte, across the ends of passes, and for two seeds in turns."""
+    for step in range(2 * 1000 // batch + 1):
+        for seed in (0, 1):
+            found = batch_indices(seed, step, batch, 1000)
+            passes, places = np.divmod(np.arange(step * batch, (step + 1) * batch), 1000)
+            expected = [
+                np.random.default_rng([seed, 2, int(number)]).permutation(1000)[place]
+                for number, place in zip(passes, places, strict=True)
+            ]
+            assert found.dtype == np.int64
+            assert found.tolist() == expected
+
+
+def test_a_pass_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each of its steps: 50,000 places are more work than a step's other choices."""
+    shuffles = []
+    original = np.random.default_rng
+
+    def counted(seed: Any) -> np.random.Generator:
+        shuffles.append(seed)
+        return original(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", counted)
+    for step in range(30):  # three passes
+        batch_indices(12_345, step, 100, 1000)
+    assert shuffles == [[12_345, 2, number] for number in range(3)]
+
+
 PLAIN = Augmentation(shear=0.0, zoom=0.0, flip=False)
 
 

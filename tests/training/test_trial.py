@@ -83,7 +83,8 @@ def test_the_recipe_is_read_back_as_it_was_run(small_dataset: Any, tmp_path: Pat
     recipe = override("article", steps=7, batch=5, learning_rate=0.25)
     recipe = replace(recipe, augmentation=Augmentation(shear=0.5, zoom=0.0, flip=False))
     trial = Trial(recipe, VARIANT, seed=0)
-    write_record(tmp_path, {"configuration": trial.configuration(small_dataset, 120.0)})
+    configuration = trial.configuration(small_dataset, 120.0)
+    write_record(tmp_path, {"status": "fitting", "configuration": configuration})
     record = read_record(tmp_path)
     assert record is not None
     assert recipe_of(record) == recipe
@@ -129,7 +130,13 @@ def test_a_folder_without_a_record_has_none(tmp_path: Path) -> None:
     assert read_record(tmp_path / "nowhere") is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"fitted"', "{}", '{"status": "fitted"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '"fitted"', "{}"),
+        *('{"status": "fitted"}', '{"configuration": {}}', '{"status": 1, "configuration": {}}'),
+    ],
+)
 def test_a_broken_record_is_refused_by_name(text: str, tmp_path: Path) -> None:
     (tmp_path / "trial.json").write_text(text)
     with pytest.raises(
@@ -137,6 +144,31 @@ def test_a_broken_record_is_refused_by_name(text: str, tmp_path: Path) -> None:
     ) as error:
         read_record(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"mixup": 0.2}, {"steps": None}, {"augmentation": {"cutout": 8}}]
+)
+def test_a_recipe_of_another_version_is_refused_by_name(
+    change: dict[str, Any], small_dataset: Any, tmp_path: Path
+) -> None:
+    configuration = Trial(ARTICLE, VARIANT, seed=0).configuration(small_dataset, 120.0)
+    recipe = configuration["recipe"] | change
+    recipe = {name: value for name, value in recipe.items() if value is not None}
+    record = {"status": "fitted", "configuration": configuration | {"recipe": recipe}}
+    write_record(tmp_path, record)
+    (knob,) = change if "augmentation" not in change else ("cutout",)
+    refusal = rf"trial\.json: this version has no such recipe \(.*{knob}.*\); use the version that"
+    with pytest.raises(TrialError, match=refusal):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_record_holds_numbers_alone(value: float, tmp_path: Path) -> None:
+    """NaN is none of JSON's: other programs would refuse the whole record."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_record(tmp_path, {"loss": value})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
@@ -168,6 +200,9 @@ def test_trials_are_found_in_the_variants_order_then_by_seed(tmp_path: Path) -> 
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "trial.json").write_text("{}")
     (tmp_path / "article/relu_with_bn/seed-1").mkdir()  # no record
+    for other in ("seed-1-backup", "seed-", "seed-²"):
+        (tmp_path / "article/relu_with_bn" / other).mkdir()
+        (tmp_path / "article/relu_with_bn" / other / "trial.json").write_text("{}")
     found = [str(folder.relative_to(tmp_path)) for folder in find_trials(tmp_path)]
     assert found == [names[2], names[1], names[0], names[3]]
     assert find_trials(tmp_path, "demo") == [tmp_path / names[3]]
@@ -186,7 +221,7 @@ def test_two_processes_cannot_work_on_one_trial_and_a_killed_one_lets_go(tmp_pat
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         refusal = f"^{re.escape(str(folder))}: another process is working on this trial"
-        with pytest.raises(TrialError, match=refusal), locked(folder):
+        with pytest.raises(BusyError, match=refusal), locked(folder):
             pytest.fail("two processes hold the same folder")
         with locked(tmp_path / "seed-1"):  # its neighbour is free
             pass
@@ -209,3 +244,33 @@ def test_a_file_system_without_locks_is_named(
     with refusal as error, locked(tmp_path):
         pytest.fail("held without a lock")
     assert not isinstance(error.value, BusyError)  # which would be waited for
+
+
+@pytest.mark.parametrize("command", ["train", "freeze"])
+@pytest.mark.parametrize("runs", ["a file", "/proc/runs"])
+def test_a_runs_folder_that_cannot_be_is_named(command: str, runs: str, tmp_path: Path) -> None:
+    if runs == "a file":
+        runs = str(tmp_path / "file")
+        Path(runs).write_text("not a folder")
+    words = [command, "--recipe", "demo", "--variants", "relu_without_bn", "--runs", runs]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    says = {"train": "cannot be written", "freeze": "no fitted net to freeze"}[command]
+    assert re.search(rf"^Error: {re.escape(runs)}/demo/relu_without_bn/seed-0: {says}", done.output)
+
+
+def test_a_runs_folder_that_was_mistyped_is_not_made(tmp_path: Path) -> None:
+    words = ["freeze", "--recipe", "demo", "--runs", str(tmp_path / "rusn")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert "no fitted net to freeze; run the training first" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("seeds", "says"), [("5-3", "ends before it begins"), ("²", "is not a seed"), ("", "is empty")]
+)
+def test_seeds_that_are_none_are_refused(seeds: str, says: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["train", "--seeds", seeds, "--runs", str(tmp_path)])
+    assert done.exit_code == 2
+    assert says in done.output
