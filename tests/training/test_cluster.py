@@ -41,6 +41,11 @@ from training.trial import Trial, TrialError, read_record
 from training.variants import VARIANTS
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture
 def two_machines(tmp_path: Path) -> Iterator[tuple[str, list[Path]]]:
     """A Ray cluster of two nodes on 127.0.0.1, a CPU each, every one in a folder of its own."""
@@ -283,8 +288,7 @@ def test_a_worker_does_not_import_keras_before_it_is_told_the_backend() -> None:
 def test_an_address_where_no_cluster_is_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        closed = f"127.0.0.1:{probe.getsockname()[1]}"
+    closed = f"127.0.0.1:{free_port()}"
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray/ray_current_cluster").write_text(closed)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
