@@ -23,7 +23,7 @@ from training.dataset import Dataset, Images, hold_out
 from training.environment import hardware, versions
 from training.evaluate import evaluate
 from training.fit import HOLD_OUT_SEED
-from training.freeze import frozen, population_statistics
+from training.freeze import frozen, load_net, population_statistics
 from training.nets import running_statistics
 from training.recipes import Recipe
 from training.repository import make_folder
@@ -65,7 +65,7 @@ def ablate(
             raise TrialError(
                 f"{folder}: fitted on other data than this; give the data it was fitted on"
             )
-        net = keras.saving.load_model(folder / "model.keras", compile=False)
+        net = load_net(folder / "model.keras", "remove trial.json there and train again")
         if not running_statistics(net):
             say(f"{folder}: keeps no running statistics, left out")
             continue

@@ -45,6 +45,7 @@ from service.repository import WAY_OUT, ModelError, load_model
 from training.dataset import Dataset, Images
 from training.environment import versions
 from training.evaluate import predict
+from training.freeze import read_frozen
 from training.graph import convert
 from training.repository import (
     FILE,
@@ -60,7 +61,7 @@ from training.repository import (
     settle,
     write_manifest,
 )
-from training.trial import TrialError, read_record
+from training.trial import TrialError
 
 PARITY_IMAGES = 2_000
 PARITY_TOLERANCE = 1e-5  # largest difference of a probability between Keras and ONNX Runtime
@@ -83,9 +84,7 @@ def export(
     ``TrialError`` where the trial is not frozen, ``ExportError`` where the graph or its parity is
     not as promised, or the repository cannot take it.
     """
-    record = read_record(folder)
-    if record is None or record["status"] != "frozen":
-        raise TrialError(f"{folder}: not frozen yet; run the training and the freeze first")
+    record, net = read_frozen(folder)
     if record["configuration"]["dataset"]["checksum"] != dataset.checksum:
         raise TrialError(
             f"{folder}: fitted on other data than this; give the data it was fitted on"
@@ -93,7 +92,6 @@ def export(
     card = card_of(record, dataset)
     make_folder(models)
     _refuse(models, card, default)
-    net = keras.saving.load_model(folder / "frozen.keras", compile=False)
     pictures = dataset.test_images[:PARITY_IMAGES]
     graph = convert(net)
     # Proved elsewhere: whatever happens until then, the repository is as it was.
