@@ -3,7 +3,8 @@
     runs/<recipe>/<variant>/seed-<n>/
         trial.json       what was asked for, on which data, with which tools, and what came of it
         history.csv      a row an epoch
-        checkpoint.npz   every variable at the last checkpoint; a killed trial goes on from here
+        checkpoint.npz   every variable at the last checkpoint, and of which trial; a killed trial
+                         goes on from here, as does one that is taken further
         model.keras      the net as fitted: moving averages in its normalization layers
         frozen.keras     the net as frozen: population statistics (see ``training.freeze``)
 
