@@ -42,13 +42,16 @@ def draw(content: dict[str, Any]) -> Any:
             panel.set_ylim(bottom=0, top=1.05 * panel.get_ylim()[1])
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
-        panels[0].legend(frameon=False, loc="upper left")
     figure.suptitle(
         f"{content['dataset']['name']}: moving averages as fitted (dots), "
         "population statistics as frozen (stars"
         f"{', of the test pictures' if any(map(_held_out, drawn)) else ''})",
         fontsize=11,
     )
+    known: dict[str, Any] = {}
+    for panel in figure.axes:
+        known |= {name: line for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(known.values(), known, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
