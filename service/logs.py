@@ -11,7 +11,7 @@ import json
 import logging
 import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TextIO
@@ -93,8 +93,9 @@ class Lines(logging.StreamHandler[TextIO]):
     def write(self, lines: Iterable[str]) -> None:
         """Write ``lines``; where that cannot be, say so on standard error."""
         try:
-            self.stream.write("".join(lines))
-            self.stream.flush()
+            for part in _whole(lines):
+                self.stream.write(part)
+                self.stream.flush()
         except (OSError, ValueError) as error:  # a full disk, a reader who is gone; a closed file
             with suppress(OSError, ValueError):
                 print(f"log lines are lost: {error}", file=sys.stderr, flush=True)
@@ -111,6 +112,23 @@ class Lines(logging.StreamHandler[TextIO]):
             return True
         self._halted = not taking.poll(0 if self._halted else HALT_SECONDS * 1000)
         return not self._halted
+
+
+def _whole(lines: Iterable[str]) -> Iterator[str]:
+    """``lines`` in as few pieces as a pipe that is nearly full takes whole.
+
+    Several processes write to it, and what is longer may be cut by another's line (POSIX, write).
+    """
+    piece: list[str] = []
+    size = 0
+    for line in lines:
+        if size + len(line) > select.PIPE_BUF and piece:
+            yield "".join(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    if piece:
+        yield "".join(piece)
 
 
 def configuration(level: str) -> dict[str, Any]:

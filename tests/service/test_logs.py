@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import select
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from service import logs
 from service.app import create_app
 from service.logs import JsonFormatter
 from service.settings import Settings
@@ -205,3 +207,20 @@ def test_what_is_logged_meanwhile_bears_the_requests_id(
     assert [line["request_id"] for line in (odd, failed, answered)] == ["find-me"] * 3
     assert "an inner secret" in failed["traceback"]
     assert answered["status"] == 500
+
+
+def test_lines_are_written_in_pieces_that_a_pipe_takes_whole() -> None:
+    """What is longer another process's line may cut in two, where several write to one pipe."""
+
+    class Pieces(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return len(text)
+
+    pieces: list[str] = []
+    lines = [f"{number:0{length}}\n" for number, length in enumerate([250] * 100 + [9000] + [4095])]
+    logs.Lines(Pieces()).write(lines)
+    assert "".join(pieces) == "".join(lines)
+    assert all(piece.endswith("\n") for piece in pieces)
+    assert max(map(len, set(pieces) - {lines[100]})) <= select.PIPE_BUF
+    assert len(pieces) < 12
