@@ -208,12 +208,17 @@ def test_the_star_stands_where_the_kept_weights_were(runs: Path, tmp_path: Path)
 
 
 def test_a_net_that_diverged_leaves_no_nan(runs: Path, tmp_path: Path) -> None:
-    def diverged(record: dict[str, Any]) -> None:
+    """As records of before a fit ended there tell of one."""
+
+    def diverge(folder: Path) -> None:
+        record = read_record(folder)
+        assert record is not None
         record["freeze"]["before"]["loss"] = record["freeze"]["after"]["loss"] = float("nan")
+        (folder / "trial.json").write_text(json.dumps(record))
 
     for seed in (0, 1):
         folder = runs / f"one/relu_with_bn/seed-{seed}"
-        change(folder, diverged)
+        diverge(folder)
         text = (folder / "history.csv").read_text()
         (folder / "history.csv").write_text(text.replace(history(folder)[0]["val_loss"], "nan"))
     content = compare(runs, "one", tmp_path / "to", quiet)
