@@ -40,6 +40,7 @@ def convert(net: keras.Model, *, training: bool = False) -> onnx.ModelProto:
 
     signature = [tf.TensorSpec((None, *IMAGE_SHAPE), tf.uint8, name="images")]
 
+    # TensorFlow has no types.
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def answer(images: Any) -> dict[str, Any]:
         return {"probabilities": net(tf.cast(images, tf.float32), training=training)}

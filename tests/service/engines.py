@@ -47,6 +47,7 @@ def looped(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
     @functools.wraps(test)
     def run(*arguments: Any, **named: Any) -> None:
+        # A test is a coroutine function, of whatever arguments.
         asyncio.run(asyncio.wait_for(test(*arguments, **named), 60))  # type: ignore[arg-type]
 
     return run

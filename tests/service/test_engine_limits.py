@@ -109,6 +109,7 @@ async def test_what_nobody_waits_for_any_more_is_not_computed(threads: int) -> N
 async def test_a_long_request_stops_at_its_deadline() -> None:
     engine = make_engine(max_batch=1)
     model = Fake()
+    # In the place of a method, which a test may.
     model.run = lambda images: (time.sleep(0.02), np.zeros((1, 2), np.float32))[1]  # type: ignore[method-assign]
     started = time.monotonic()
     with pytest.raises(DeadlineError):

@@ -67,6 +67,7 @@ async def test_random_deadlines_and_failures_leave_nothing_behind(threads: int) 
         return Fake.run(model, images)
 
     for model in models:
+        # In the place of a method, which a test may.
         model.run = lambda images, model=model: slow(model, images)  # type: ignore[method-assign, misc]
 
     async def request(seed: int) -> None:

@@ -1,0 +1,221 @@
+"""What a trial keeps, and what its record says, when it is taken further and killed on the way."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import training.fit
+import training.record
+import training.trial
+from tests.training.resumed import assert_same_outcome, make_trial
+from tests.training.trials import history
+from training.dataset import hold_out
+from training.fit import fit
+from training.freeze import freeze, read_frozen
+from training.trial import Trial, read_record, write_record
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, small_dataset: Any) -> Path:
+    """The folder of a trial that was fitted in one go."""
+    trial = make_trial(tmp_path_factory.mktemp("straight"))
+    fit(trial, small_dataset)
+    return trial.folder
+
+
+class Killed(BaseException):
+    """Nothing catches this, as nothing catches SIGKILL."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trial, Any, int], None]:
+    """Fit a trial and die once the checkpoint of that step is written."""
+
+    def run(trial: Trial, dataset: Any, step: int) -> None:
+        save = training.fit._Run.save
+
+        def dying(run: Any) -> None:
+            save(run)
+            if run.progress.step == step:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training.fit, "CHECKPOINT_SECONDS", 0)
+            patch.setattr(training.fit, "EXECUTION_SECONDS", 0)
+            patch.setattr(training.fit._Run, "save", dying)
+            with pytest.raises(Killed):
+                fit(trial, dataset)
+
+    return run
+
+
+@pytest.mark.parametrize("step", [3, 6], ids=["in the first epoch", "in the second"])
+def test_a_killed_trial_may_be_ended_where_it_stands(
+    step: int,
+    tmp_path: Path,
+    small_dataset: Any,
+    killed_at: Callable[[Trial, Any, int], None],
+) -> None:
+    """As if no more steps had ever been asked for."""
+    short, reference = make_trial(tmp_path, step), make_trial(tmp_path / "reference", step)
+    killed_at(make_trial(tmp_path), small_dataset, step)
+    fit(short, small_dataset)
+    fit(reference, small_dataset)
+    rows, wanted = history(short.folder), history(reference.folder)
+    assert rows[-1]["step"] == str(step)
+    for row in (*rows, *wanted):
+        del row["images_per_second"]
+    assert rows == wanted
+    one, two = (
+        keras.saving.load_model(each.folder / "model.keras", compile=False).get_weights()
+        for each in (short, reference)
+    )
+    assert [w.tobytes() for w in one] == [w.tobytes() for w in two]
+
+
+def test_what_was_finished_stays_until_the_longer_run_is_done(
+    straight: Path,
+    tmp_path: Path,
+    small_dataset: Any,
+    killed_at: Callable[[Trial, Any, int], None],
+) -> None:
+    short = make_trial(tmp_path, steps=8)
+    fit(short, small_dataset)
+    record = freeze(short.folder, small_dataset, images=80)
+    kept = ("trial.json", "history.csv", "model.keras", "frozen.keras")
+    files = {name: (short.folder / name).read_bytes() for name in kept}
+    killed_at(make_trial(tmp_path), small_dataset, 12)
+    assert {name: (short.folder / name).read_bytes() for name in kept} == files
+    said: list[str] = []
+    assert fit(short, small_dataset, say=said.append) == record
+    assert "done already (8 steps)" in said[0]
+    assert read_frozen(short.folder)[0] == record
+    assert freeze(short.folder, small_dataset, images=80)["outcome"] == record["outcome"]
+    fit(make_trial(tmp_path), small_dataset, say=said.append)
+    assert "goes on from step 12 of 14" in said[1]
+    assert_same_outcome(short.folder, straight)
+
+
+@pytest.mark.parametrize("written", range(3))
+def test_a_longer_run_that_is_killed_as_it_takes_the_place_is_ended_by_the_next(
+    written: int,
+    straight: Path,
+    tmp_path: Path,
+    small_dataset: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After so many of its files: no record ever speaks of the other run's net."""
+    fit(make_trial(tmp_path, steps=8), small_dataset)
+    folder, files = make_trial(tmp_path).folder, itertools.count()
+    finish, write_atomically = training.fit._finish, training.trial.write_atomically
+
+    def dying(path: Path, write: Callable[[Path], Any]) -> None:
+        if next(files) == written:
+            raise Killed
+        write_atomically(path, write)
+
+    def finish_dying(*arguments: Any) -> Any:
+        for module in (training.trial, training.record, training.fit):
+            patch.setattr(module, "write_atomically", dying)
+        return finish(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.fit, "_finish", finish_dying)
+        with pytest.raises(Killed):
+            fit(make_trial(tmp_path), small_dataset)
+    record = read_record(folder)
+    assert record is not None
+    assert ("outcome" in record) == (written == 0)
+    fit(make_trial(tmp_path), small_dataset)
+    assert_same_outcome(folder, straight)
+
+
+def test_the_record_names_all_that_computed_a_trial(
+    tmp_path: Path,
+    small_dataset: Any,
+    killed_at: Callable[[Trial, Any, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tools = training.record.tools()
+    other = {
+        "versions": {**tools["versions"], "keras": "3.99"},
+        "backend": "jax",
+        "hardware": "NVIDIA L4",
+    }
+    trial = make_trial(tmp_path)
+    killed_at(trial, small_dataset, 3)
+    killed_at(trial, small_dataset, 5)  # on the same machine: still one run
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(training.fit, "tools", lambda: other)
+        record = fit(trial, small_dataset, say=said.append)
+    assert record == read_record(trial.folder)
+    assert record["runs"] == [{"steps": 5, **tools}, {"steps": 9, **other}]
+    assert record["backend"] == "tensorflow; jax"
+    assert record["hardware"] == f"{tools['hardware']}; NVIDIA L4"
+    assert record["versions"]["keras"] == f"{tools['versions']['keras']}; 3.99"
+    assert record["versions"]["numpy"] == tools["versions"]["numpy"]
+    assert "tensorflow computed it so far, jax goes on; the record names both" in said[0]
+
+
+def made_old(folder: Path) -> None:
+    """Leave of a trial's files what they held before checkpoints named their trial and runs."""
+    with np.load(folder / "checkpoint.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files if name != "configuration"}
+    progress = json.loads(str(arrays["progress"]))
+    del progress["runs"]
+    arrays["progress"] = np.array(json.dumps(progress))
+    np.savez(folder / "checkpoint.npz", **arrays)
+    record = json.loads((folder / "trial.json").read_text())
+    record.pop("runs", None)
+    record["hardware"] = "an older machine"
+    write_record(folder, record)
+
+
+def test_trials_from_before_are_gone_on_with_frozen_and_taken_further(
+    straight: Path,
+    tmp_path: Path,
+    small_dataset: Any,
+    killed_at: Callable[[Trial, Any, int], None],
+) -> None:
+    trial = make_trial(tmp_path)
+    killed_at(trial, small_dataset, 5)
+    made_old(trial.folder)
+    record = fit(make_trial(tmp_path, steps=8), small_dataset)
+    now = training.record.tools()
+    older = {**now, "hardware": "an older machine"}
+    assert record["runs"] == [{"steps": 5, **older}, {"steps": 3, **now}]
+    made_old(trial.folder)
+    assert freeze(trial.folder, small_dataset, images=80)["status"] == "frozen"
+    record = fit(trial, small_dataset)
+    assert record["runs"] == [{"steps": 8, **older}, {"steps": 6, **now}]
+    ours, theirs = (
+        keras.saving.load_model(each / "model.keras", compile=False).get_weights()
+        for each in (trial.folder, straight)
+    )
+    assert [w.tobytes() for w in ours] == [w.tobytes() for w in theirs]
+
+
+def test_a_trial_begun_with_the_mean_of_all_pictures_goes_on_with_it(
+    tmp_path: Path, small_dataset: Any
+) -> None:
+    """As earlier versions took it with a hold-out; a new one leaves out what is held out."""
+    trial = make_trial(tmp_path, steps=2)
+    record = fit(trial, small_dataset)
+    rest, _, _ = hold_out(small_dataset, 100, training.fit.HOLD_OUT_SEED)
+    assert record["configuration"]["training_mean"] == rest.training_mean
+    assert rest.training_mean != small_dataset.training_mean
+    made_old(trial.folder)
+    record["configuration"]["training_mean"] = small_dataset.training_mean
+    write_record(trial.folder, record)
+    longer = fit(make_trial(tmp_path, steps=4), small_dataset)
+    assert longer["configuration"]["training_mean"] == small_dataset.training_mean
+    assert longer["outcome"]["steps"] == 4
