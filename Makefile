@@ -54,7 +54,7 @@ freeze: $(VENV)/.training  ## Freeze fitted nets again
 	$(BIN)/python -m training freeze --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(RUNS) \
 		$(if $(DATA),--data $(DATA))
 
-export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over the last)
+export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over its recipe's last)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed $(FIRST_SEED) \
 		--runs $(RUNS) --models $(MODELS) $(if $(DATA),--data $(DATA)) $(if $(REPLACE),--replace)
 	$(COMPARE)

@@ -216,7 +216,9 @@ def freeze(
 @data_option
 @runs_option
 @models_option
-@click.option("--replace", "replace_last", is_flag=True, help="Replace the newest version.")
+@click.option(
+    "--replace", "replace_last", is_flag=True, help="Replace the newest version of the recipe."
+)
 @click.option("--default", "default", type=click.Choice(list(VARIANTS)), help="Who answers.")
 @told
 def export(

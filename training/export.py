@@ -78,11 +78,11 @@ def export(
 ) -> Entry:
     """Publish the frozen trial in ``folder`` under ``models`` and return its manifest entry.
 
-    A net that no listed version holds becomes the next version, or takes the newest one's place
-    with ``replace_last``; a net that is published already is left as it is, whichever version it
-    is. A version whose file is not as listed gives its place to a net of its recipe. Raises
-    ``TrialError`` where the trial is not frozen, ``ExportError`` where the graph or its parity is
-    not as promised, or the repository cannot take it.
+    A net that no listed version holds becomes the next version. With ``replace_last`` it takes the
+    place of its recipe's newest version, where there is one. A net that is published already is
+    left as it is, whichever version it is. A version whose file is not as listed gives its place to
+    a net of its recipe. Raises ``TrialError`` where the trial is not frozen, ``ExportError`` where
+    the graph or its parity is not as promised, or the repository cannot take it.
     """
     record, net = read_frozen(folder)
     if record["configuration"]["dataset"]["checksum"] != dataset.checksum:
@@ -109,20 +109,19 @@ def export(
         newest = max((entry.version for entry in own), default=0)
         same = find_same(models, own, card, model, pictures)
         if same and is_as_listed(models, same):
-            older = f"; version {newest} answers where none is asked for"
             say(
                 f"{card.variant}: version {same.version} is this very net, nothing to publish"
-                f"{older if same.version < newest else ''}"
+                f"{_behind(same.version, newest)}"
             )
             write_manifest(models, manifest, same, default)
             return same
-        lost = [e for e in own if e.recipe == card.recipe and not is_as_listed(models, e)]
+        of_recipe = [each for each in own if each.recipe == card.recipe]
+        lost = [each for each in of_recipe if not is_as_listed(models, each)]
+        places = of_recipe if replace_last else lost
         if same:  # in its place, but not as listed
             version = same.version
-        elif replace_last:
-            version = max(newest, 1)
         else:
-            version = lost[-1].version if lost else newest + 1
+            version = max((each.version for each in places), default=newest + 1)
         entry = Entry(
             variant=card.variant,
             version=version,
@@ -138,9 +137,14 @@ def export(
     say(
         f"{card.variant}: version {version}, {len(data):,} bytes, parity "
         f"{card.parity.max_abs_error:.1e} on {card.parity.images:,} pictures "
-        f"({card.parity.provider})"
+        f"({card.parity.provider}){_behind(version, newest)}"
     )
     return entry
+
+
+def _behind(version: int, newest: int) -> str:
+    """What there is to say of a version that is not the newest of its variant."""
+    return f"; version {newest} answers where none is asked for" if version < newest else ""
 
 
 def _refuse(models: Path, card: ModelCard, default: str | None) -> None:

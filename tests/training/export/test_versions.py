@@ -18,6 +18,7 @@ from tests.training.export.published import contents, keras_answers, listed
 from training.cli import main
 from training.dataset import Dataset
 from training.export import export
+from training.trial import read_record, write_record
 
 
 def test_a_net_that_is_published_already_is_left_as_it_is(
@@ -53,6 +54,31 @@ def test_another_net_takes_the_last_ones_place_if_asked_to(
     assert set(contents(own)) == set(before)
     assert contents(own)["relu_with_bn/1/model.onnx"] != before["relu_with_bn/1/model.onnx"]
     assert load_repository(own).get("relu_with_bn").sha256 == entry.sha256
+
+
+def test_a_net_takes_the_place_of_none_of_another_recipe(
+    own: Path, nudged: Path, dataset: Dataset
+) -> None:
+    """Version 2 is by another recipe: it is not replaced, and goes on answering."""
+    record = read_record(nudged)
+    assert record is not None
+    record["configuration"]["recipe"]["name"] = "other"
+    write_record(nudged, record)
+    before = contents(own)
+    assert export(nudged, dataset, own, replace_last=True).version == 2
+    second = contents(own)["relu_with_bn/2/model.onnx"]
+    assert contents(own)["relu_with_bn/1/model.onnx"] == before["relu_with_bn/1/model.onnx"]
+
+    record["configuration"]["recipe"]["name"] = "test"
+    record["outcome"]["seconds"] += 1.0  # else this very net is version 2 already
+    write_record(nudged, record)
+    said: list[str] = []
+    entry = export(nudged, dataset, own, replace_last=True, say=said.append)
+    assert entry.version == 1
+    assert said[-1].endswith("; version 2 answers where none is asked for")
+    assert contents(own)["relu_with_bn/1/model.onnx"] != before["relu_with_bn/1/model.onnx"]
+    assert contents(own)["relu_with_bn/2/model.onnx"] == second
+    assert load_repository(own).get("relu_with_bn").version == 2
 
 
 def test_other_variants_stay_as_they_are(own: Path, relu_without_bn: Any, dataset: Dataset) -> None:
