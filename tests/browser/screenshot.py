@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests.browser.conftest import FLAGS, MODELS, chromium, serving
+from tests.browser.conftest import FLAGS, MODELS, chromium
+from tests.served import serving
 
 
 def main(path: Path) -> None:

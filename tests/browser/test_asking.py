@@ -13,7 +13,8 @@ import requests
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.asking import drop, expect_answers, shown, told
-from tests.browser.conftest import MODELS, ROOT, Opener, Watched, serving
+from tests.browser.conftest import MODELS, Opener, Watched
+from tests.served import ROOT, serving
 from tests.service.hostile import BAD, GOOD, PHOTO, oriented
 from tests.service.tiny import encode
 

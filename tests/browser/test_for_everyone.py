@@ -11,8 +11,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import FileChooser, Page, Route, expect
 
 from tests.browser.asking import expect_answers, shown, told
-from tests.browser.conftest import Opener, Watched, serving
+from tests.browser.conftest import Opener, Watched
 from tests.browser.test_asking import EXAMPLES, FOUR, PICTURE, REFUSED, choose
+from tests.served import serving
 from tests.service.tiny import make_card, make_model, write_repository
 
 KILOBYTES = 150

@@ -16,9 +16,10 @@ from playwright.sync_api import Browser, Download, Page, Route, expect
 from service.app import create_app
 from service.settings import Settings, key_digest
 from tests.browser.asking import expect_answers, shown, told
-from tests.browser.conftest import MODELS, Opener, Watched, serving
+from tests.browser.conftest import MODELS, Opener, Watched
 from tests.browser.test_asking import PICTURE, REFUSED, choose
 from tests.browser.test_for_everyone import grave
+from tests.served import serving
 
 KEY = "a-key-of-the-page-tests"
 

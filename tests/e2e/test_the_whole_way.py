@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,16 +15,17 @@ import pytest
 import requests
 from PIL import Image
 
+from tests.served import ROOT, serving
+
 # The default variant comes last: the order of the export must not decide who answers.
 VARIANTS = ("sigmoid_without_bn", "relu_with_bn")
 
 
 def run(*arguments: str, cwd: Path) -> str:
-    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -51,29 +49,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(exported: Path) -> Iterator[str]:
     """The address of a running service on the exported models."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service"],
-        cwd=exported,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PORT": str(port)},
-        stdout=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                if requests.get(f"{url}/health/ready", timeout=5).status_code == 200:
-                    break
-            except requests.ConnectionError:
-                pass
-            assert process.poll() is None, "the service ended"
-            time.sleep(0.1)
+    with serving(exported / "exported_models") as url:
         yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
 
 
 def png(picture: np.ndarray) -> bytes:

@@ -13,6 +13,11 @@ import pytest
 # Before anything imports TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# Helpers whose assertions say as much as the tests' own where they fail.
+pytest.register_assert_rewrite(
+    *(f"tests.training.{name}" for name in ("commands", "resumed", "trials"))
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
