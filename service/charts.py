@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from service.card import FrozenLayer
 from service.study import Curve, Study
-from service.wording import decimal, percent, thousands
+from service.wording import MINUS, decimal, percent, thousands
 
 DECIMALS = 3
 TIMES = "\u00d7"
@@ -152,11 +152,16 @@ def shifts(cards: Iterable[Sequence[FrozenLayer]]) -> list[tuple[Shift, Shift]]:
     # Ratios are shown by their logarithm: half and twice stand equally far from 1.
     ratios = [abs(_log(value)) for layer in layers for value in layer.variance_ratio]
     wide, far = max([*means, 0.05]) * 1.04, max([*ratios, math.log(1.1)]) * 1.04
+    # About 5 over both sides leave one on each, whatever the range.
     mean_ticks = tuple(
-        Tick(_percent(t, -wide, wide), f"{t:+g}" if t else "0") for t in nice_ticks(-wide, wide, 4)
+        Tick(_percent(t, -wide, wide), f"{t:+g}".replace("-", MINUS) if t else "0")
+        for t in nice_ticks(-wide, wide, 5)
     )
-    choices = [r for r in (1 / 16, 1 / 4, 1 / 2, 2 / 3, 1, 1.5, 2, 4, 16) if abs(_log(r)) <= far]
-    ratio_ticks = tuple(Tick(_percent(_log(r), -far, far), f"{TIMES}{r:.2g}") for r in choices)
+    widest = [ratio for ratio in (1.1, 1.2, 1.5, 2, 4, 16) if _log(ratio) <= far][-2:]
+    ratio_ticks = tuple(
+        Tick(_percent(_log(ratio), -far, far), f"{TIMES}{ratio:.2g}")
+        for ratio in sorted([*(1 / ratio for ratio in widest), 1, *widest])
+    )
     return [
         (
             Shift(

@@ -70,7 +70,10 @@ def _opening() -> str:
         studies, fault = read_studies(settings().models_dir), None
     except StudyError as error:
         studies, fault = (), str(error)
-    normalized = [model for model in models if model.card.frozen.layers]
+    served = [model for versions in repository().models.values() for model in versions.values()]
+    frozen = sorted(
+        (model for model in served if model.card.frozen.layers), key=_lost_by_the_freeze
+    )
     return _written(
         "page.html",
         look=look,
@@ -78,8 +81,8 @@ def _opening() -> str:
         examples=shown,
         studies=[(study, curves(study, len(models[0].card.classes))) for study in studies],
         study_fault=fault,
-        frozen=list(zip(normalized, shifts(m.card.frozen.layers for m in normalized), strict=True)),
-        models=[m for versions in repository().models.values() for m in versions.values()],
+        frozen=list(zip(frozen, shifts(m.card.frozen.layers for m in frozen), strict=True)),
+        models=served,
         newest=models,
         datasets=datasets,
     )
@@ -160,6 +163,11 @@ def _tell(problem: Problem) -> Response:
     response.status_code = problem.status
     response.headers.update(problem.headers)
     return response
+
+
+def _lost_by_the_freeze(model: Model) -> float:
+    score = model.card.evaluation
+    return score.before_freeze.top1 - score.after_freeze.top1
 
 
 def _compute(model: Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ import shlex
 
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "sigmoid"}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+MINUS = "\u2212"
 THIN = "\u202f"  # between a number and its unit, which stay together
 
 
@@ -32,7 +33,7 @@ def decimal(value: float, places: int, *, sign: bool = False) -> str:
     if not math.isfinite(value):
         return "—"
     text = f"{value:+.{places}f}" if sign else f"{value:.{places}f}"
-    return text.replace("-", "\u2212")
+    return text.replace("-", MINUS)
 
 
 def thousands(value: float) -> str:

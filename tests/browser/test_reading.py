@@ -111,10 +111,15 @@ def test_a_long_study_is_drawn_epoch_by_epoch(
 
 
 def test_the_freeze_is_the_cards(page: Page, url: str) -> None:
-    for variant in ("relu_with_bn", "sigmoid_with_bn"):
-        card = requests.get(f"{url}/models/{variant}", timeout=10).json()["card"]
-        article = page.locator(f"article.thaw.{variant}")
+    gains = []
+    for article in page.locator("article.thaw").all():
+        name, version = str(article.get_attribute("aria-label")).split(", version ")
+        address = f"{url}/models/{name.replace(' ', '_')}?version={version}"
+        card = requests.get(address, timeout=10).json()["card"]
         score = card["evaluation"]
+        gains.append(score["after_freeze"]["top1"] - score["before_freeze"]["top1"])
+        heading = article.locator("h3").inner_text()
+        assert f"{name} version {version}, recipe {card['recipe']}" in re.sub(r"\s+", " ", heading)
         gain = article.locator(".gain").inner_text().replace("\u202f", " ")
         assert f"{100 * score['before_freeze']['top1']:.1f} %" in gain
         assert f"{100 * score['after_freeze']['top1']:.1f} %" in gain
@@ -128,6 +133,9 @@ def test_the_freeze_is_the_cards(page: Page, url: str) -> None:
                 assert f"{layer['name']}, " in words
                 assert f"median {median}" in words
             assert charts.nth(index).locator(".box").count() == len(card["frozen"]["layers"])
+    entries = json.loads((MODELS / "manifest.json").read_text())["models"]
+    assert len(gains) == sum(each["variant"].endswith("with_bn") for each in entries)
+    assert gains == sorted(gains, reverse=True)
 
 
 def test_a_card_says_everything_and_hands_out_the_file(page: Page, url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,18 @@ def test_nets_share_their_scales_and_nothing_moved_stands_in_the_middle() -> Non
     assert places[4] - 50 == pytest.approx(2 * (places[3] - 50), abs=0.01)
     assert 0 <= min(places) < max(places) <= 100
     assert "median 0.00" in mean_moved.boxes[0].text
+
+
+@pytest.mark.parametrize("moved", np.geomspace(1e-3, 20, 40))
+def test_both_sides_of_a_shift_have_a_tick(moved: float) -> None:
+    ratio = 1 + moved
+    layer = FrozenLayer("norm", 8, (-moved, 0, 0, 0, moved), (1 / ratio, 1, 1, 1, ratio))
+    for chart in shifts([[layer]])[0]:
+        places = [tick.place for tick in chart.ticks]
+        assert 0 <= min(places) < 50 < max(places) <= 100
+        assert places == pytest.approx([100 - place for place in reversed(places)], abs=1e-2)
+        assert 3 <= len(places) <= 5
+        assert min(np.diff(places)) > 7  # room for a label where the chart is 400 pixels wide
 
 
 def test_a_layer_is_called_by_its_numbers() -> None:
