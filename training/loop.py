@@ -54,28 +54,28 @@ def inner_loop(fitter: Fitter, images: Images, labels: Labels) -> Steps:
 def _tensorflow(fitter: Fitter, images: Images, labels: Labels) -> Callable[..., Any]:
     import tensorflow as tf
 
+    # Arguments, not captured: TensorFlow keeps what a function has captured to the process' end.
     images, labels = tf.constant(images), tf.constant(labels)
 
-    def step(chosen: Any, number: Any) -> Any:
+    def step(images: Any, labels: Any, chosen: Any, number: Any) -> Any:
         for variable in fitter.metrics_variables:
             variable.assign(tf.zeros_like(variable.value))
         pictures = tf.gather(images, chosen), tf.reshape(number, (1,))
         logs = fitter.train_step((pictures, tf.gather(labels, chosen)))
         return tf.stack([logs["loss"], logs["accuracy"]])
 
-    def run(chosen: Any, first: Any, count: Any) -> Any:
+    def loop(images: Any, labels: Any, chosen: Any, first: Any, count: Any) -> Any:
         def body(place: Any, logs: Any) -> Any:
-            return place + 1, logs.write(place, step(chosen[place], first + place))
+            done = step(images, labels, chosen[place], first + place)
+            return place + 1, logs.write(place, done)
 
         logs = tf.TensorArray(tf.float32, CAPACITY, element_shape=(2,))
         _, logs = tf.while_loop(lambda place, _: place < count, body, (0, logs))
         return logs.stack()
 
     # XLA is for GPUs here: on a CPU it takes three times as long for this step.
-    compiled: Callable[..., Any] = tf.function(
-        run, jit_compile=bool(tf.config.list_physical_devices("GPU"))
-    )
-    return compiled
+    compiled = tf.function(loop, jit_compile=bool(tf.config.list_physical_devices("GPU")))
+    return lambda *rows: compiled(images, labels, *rows)
 
 
 def _jax(fitter: Fitter, images: Images, labels: Labels) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -161,3 +162,22 @@ def test_a_trial_is_fitted_in_few_executions(
         (10, 10),
         (20, 5),
     ]  # the first compiles, the next times
+
+
+def test_the_data_set_leaves_the_device_with_its_loop() -> None:
+    import tensorflow as tf
+
+    recipe, images = replace(RECIPES["article"], batch=4), np.concatenate([IMAGES, IMAGES[:1]])
+
+    def on_the_device() -> list[Any]:
+        gc.collect()
+        tensors = [
+            each for each in gc.get_objects() if isinstance(each, tf.__internal__.EagerTensor)
+        ]
+        return [each for each in tensors if each.shape == images.shape]
+
+    run = inner_loop(make(recipe, "relu_without_bn"), images, np.arange(len(images)))
+    run(chosen(recipe, 0, 1), 0)
+    assert len(on_the_device()) == 1
+    del run
+    assert not on_the_device()
