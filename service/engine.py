@@ -13,6 +13,9 @@ model as the picture that has waited longest, up to ``max_batch`` pictures. Ther
 CPU the loop itself runs the model: every request that has come in by then is decoded and waits, so
 that a batch forms under load and a lone request pays for no hand-over. Between two runs the loop
 answers and reads. On a GPU ``threads`` run at a time, while the loop prepares the next batch.
+
+A request has at most ``max_batch`` pictures in the queue at a time; the rest of a larger one follow
+as these are taken, behind whoever came meanwhile.
 """
 
 from __future__ import annotations
@@ -62,13 +65,15 @@ class Observer(Protocol):
 class Call:
     """One request's pictures on their way."""
 
-    __slots__ = ("_callback", "_error", "deadline", "gone", "parts", "pending")
+    __slots__ = ("_callback", "_error", "behind", "deadline", "gone", "parts", "pending", "waiting")
 
     def __init__(self, deadline: float, gone: Callable[[], bool]) -> None:
         self.deadline = deadline
         self.gone = gone
         self.parts: list[list[_Part]] = []
         self.pending = 0
+        self.waiting = 0  # of its pictures, in the queue
+        self.behind: deque[_Part] = deque()  # those that come into the queue after them
         self._error: BaseException | None = None
         self._callback: Callable[[Any], Any] | None = None
 
@@ -96,6 +101,8 @@ class Call:
         """End with ``error``, unless it is over already."""
         if not self.done():
             self._error = error
+            while self.behind:
+                self.behind.popleft().leave()
             self.end()
 
 
@@ -109,7 +116,7 @@ class _Part:
         self.model = model
         self.images = images
         self.rows: Rows
-        self.since = time.perf_counter()
+        self.since: float  # in the queue
 
     def leave(self) -> Call:
         """The call, which this part then no longer knows: together they would be garbage."""
@@ -157,19 +164,19 @@ class Engine:
         """Have every task computed by ``deadline``, a moment of ``time.monotonic()``.
 
         ``gone`` is asked before each run whether the answer is of use to nobody any more. Raises
-        ``OverloadedError`` where the queue has no room (what is larger than the whole queue may
-        wait there alone) and ``DeadlineError``; the call fails with ``DeadlineError``,
-        ``GoneError`` or whatever the model raises. Call it in the event loop's thread.
+        ``OverloadedError`` where the queue has no room for what of the call waits there at first,
+        and ``DeadlineError``; the call fails with ``DeadlineError``, ``GoneError`` or whatever the
+        model raises. Call it in the event loop's thread.
         """
-        count = self._admit(tasks, deadline)
+        self._admit(tasks, deadline)
         call = Call(deadline, gone)
         for model, images in tasks:
             starts = range(0, len(images), self.max_batch)
             parts = [_Part(call, model, images[i : i + self.max_batch]) for i in starts]
             call.parts.append(parts)
             call.pending += len(parts)
-            self._waiting.extend(parts)
-        self.waiting_images += count
+            call.behind.extend(parts)
+        self._enqueue(call)
         self._pump_soon()
         if not self._pumping:  # every thread is busy: these will wait for a while
             self._observe_queue()
@@ -195,14 +202,26 @@ class Engine:
             answers.append(_joined(rows))
         return answers
 
-    def _admit(self, tasks: Sequence[Task], deadline: float) -> int:
-        """How many pictures ``tasks`` have. Raises where they may not wait."""
+    def _admit(self, tasks: Sequence[Task], deadline: float) -> None:
+        """Raise where ``tasks`` may not wait. Where nothing waits, anything may."""
         if time.monotonic() > deadline:
             raise DeadlineError
-        count = sum(len(images) for _, images in tasks)
+        count = min(sum(len(images) for _, images in tasks), self.max_batch)
         if self.waiting_images and self.waiting_images + count > self.queue_images:
             raise OverloadedError
-        return count
+
+    def _enqueue(self, call: Call) -> None:
+        """Have as much of the call wait as may at a time: ``max_batch`` pictures.
+
+        What comes behind them comes behind all others' too, so that a large request slows the small
+        ones by no more than their share, and does not fill the queue.
+        """
+        while call.behind and call.waiting + len(call.behind[0].images) <= self.max_batch:
+            part = call.behind.popleft()
+            part.since = time.perf_counter()
+            self._waiting.append(part)
+            call.waiting += len(part.images)
+            self.waiting_images += len(part.images)
 
     def _pump_soon(self) -> None:
         """Take a batch once the loop has seen to all that has come in by now."""
@@ -246,6 +265,9 @@ class Engine:
                 rest.append(part)
         self._waiting = rest
         self.waiting_images -= self.max_batch - room
+        for part in batch:
+            part.call.waiting -= len(part.images)
+            self._enqueue(part.call)
         return batch
 
     def _ended(
@@ -285,9 +307,12 @@ class Engine:
                 call.fail(DeadlineError())
             elif call.gone():
                 call.fail(GoneError())
-        if any(part.call.done() for part in self._waiting):
+        dead = [part for part in self._waiting if part.call.done()]
+        if dead:
             self._waiting = deque(part for part in self._waiting if not part.call.done())
             self.waiting_images = sum(len(part.images) for part in self._waiting)
+            for part in dead:
+                part.leave()
             self._observe_queue()
 
     def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:

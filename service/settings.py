@@ -139,8 +139,8 @@ SETTINGS = (
         "QUEUE_IMAGES",
         "64",
         _whole(1, 4096),
-        "pictures that may wait in each worker to be computed, and large ones that may wait there "
-        "to be decoded or are; beyond it 503",
+        "pictures that may wait in each worker to be computed, of one request at most MAX_BATCH at "
+        "a time; also large ones that may wait there to be decoded or are; beyond it 503",
     ),
     Setting(
         "DEADLINE_SECONDS",

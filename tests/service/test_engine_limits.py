@@ -52,6 +52,23 @@ async def test_a_request_larger_than_the_queue_is_served_when_nothing_else_waits
     assert_at_rest(engine)
 
 
+@looped
+async def test_large_requests_leave_the_queue_and_their_turn_to_small_ones() -> None:
+    engine, model, other = make_engine(max_batch=4, queue_images=12), Fake(), Fake(1)
+    large = [
+        submit(engine, (model, pictures(*range(30))), (other, pictures(*range(30))))
+        for _ in range(2)
+    ]
+    assert engine.waiting_images == 8
+    small = submit(engine, (model, pictures(100)))
+    assert await answer(small) == [[[0, 100]]]
+    assert model.batches[:3] == [[0, 1, 2, 3], [0, 1, 2, 3], [100]]
+    assert not any(call.done() for call in large)
+    for call in large:
+        assert await answer(call) == [[[n, value] for value in range(30)] for n in (0, 1)]
+    assert_at_rest(engine)
+
+
 @pytest.mark.parametrize("threads", [0, 1])
 @looped
 async def test_what_passes_its_deadline_is_not_computed(threads: int) -> None:

@@ -56,7 +56,7 @@ async def test_thousands_of_mixed_requests_equal_their_serial_answers(
 @pytest.mark.parametrize("threads", [0, 2])
 @looped
 async def test_random_deadlines_and_failures_leave_nothing_behind(threads: int) -> None:
-    engine = make_engine(threads=threads, max_batch=4, queue_images=150)
+    engine = make_engine(threads=threads, max_batch=4, queue_images=60)
     models = [Fake(1), Fake(2)]
     counts = {"answered": 0, "refused": 0, "late": 0, "failed": 0, "gone": 0}
 
