@@ -125,7 +125,13 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
     keys.init_app(app)
     problems.init_app(app)
     origins = settings.cors_origins
-    answers = Finish(app.wsgi_app, journal, count=counted.read, origins=origins)
+    answers = Finish(
+        app.wsgi_app,
+        journal,
+        count=counted.read,
+        origins=origins,
+        max_body_bytes=settings.max_body_bytes,
+    )
     app.wsgi_app = Gate(  # type: ignore[method-assign]
         answers, engine, drain, origins=origins, on_refusal=on_refusal, tell=answers.tell
     )

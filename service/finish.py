@@ -32,11 +32,13 @@ class Finish:
         *,
         count: Reader,
         origins: tuple[str, ...],
+        max_body_bytes: int,
     ) -> None:
         self._application = application
         self._journal = journal
         self._count = count
         self._origins = origins
+        self._max_body_bytes = max_body_bytes
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request as ``application`` does."""
@@ -54,7 +56,7 @@ class Finish:
             return start_response(status, headers, exc_info)
 
         parts = self._application(environ, start)
-        entry = _entry(environ, code, length)
+        entry = _entry(environ, code, length, self._max_body_bytes)
         if entry is not None:
             self.tell(entry)
         return parts
@@ -66,7 +68,9 @@ class Finish:
             logs.answered(entry)
 
 
-def _entry(environ: WSGIEnvironment, status: int, bytes_out: int | None) -> Answered | None:
+def _entry(
+    environ: WSGIEnvironment, status: int, bytes_out: int | None, most: int
+) -> Answered | None:
     """What is told of a request; None if Flask never made one of ``environ``."""
     request: Request | None = environ.get(REQUEST)
     if request is None:
@@ -82,15 +86,16 @@ def _entry(environ: WSGIEnvironment, status: int, bytes_out: int | None) -> Answ
         route=rule.rule if rule else None,
         variant=request.variant,
         status=status,
-        bytes_in=_bytes_in(request),
+        bytes_in=_bytes_in(request, most),
         bytes_out=0 if method == "HEAD" else bytes_out,
         seconds=time.monotonic() - request.started,
     )
 
 
-def _bytes_in(request: Request) -> int:
-    """The body's announced length, or, of one that came in chunks, what was read of it."""
-    if request.content_length is not None:
-        return request.content_length
+def _bytes_in(request: Request, most: int) -> int:
+    """The body's announced length, where it is allowed; of any other what was read of it."""
+    announced = request.content_length
+    if announced is not None and announced <= most:
+        return announced
     # Werkzeug keeps what get_data() has read here, and only calling it again would tell.
     return len(getattr(request, "_cached_data", b""))

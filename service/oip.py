@@ -57,7 +57,7 @@ from service.tensors import (
     OUTPUT_TYPE,
     InferAnswer,
     TensorError,
-    TooManyImagesError,
+    TooLargeError,
     read_request,
     write_response,
 )
@@ -66,6 +66,9 @@ from service.uploads import read_body
 SERVER = "batchnorm-service"
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration")
+
+WISH_BYTES = 65_536
+"""Of what is asked of the index, whose answer is the same but for one word."""
 
 _MODEL, _VERSION = "/models/<name>", "/models/<name>/versions/<version>"
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -179,7 +182,7 @@ def model_config(name: str, version: str | None = None) -> ModelConfig:
 )
 def repository_index() -> Response:
     """Every model and version; all of them are ready, or the service is not."""
-    body = read_body(current(), settings().max_body_bytes)
+    body = read_body(current(), min(settings().max_body_bytes, WISH_BYTES))
     try:
         wish = parse(body.decode()) if body else {}
     except (RecordError, UnicodeDecodeError):
@@ -221,7 +224,7 @@ def infer(name: str, version: str | None = None) -> Response:
     body = _decoded(read_body(current(), limit), request.headers.get("Content-Encoding", ""), limit)
     try:
         wish = read_request(body, header_length=_header_length(), max_images=settings().max_images)
-    except TooManyImagesError as error:
+    except TooLargeError as error:
         raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from None
     except TensorError as error:
         raise Problem(HTTPStatus.BAD_REQUEST, str(error)) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 from contextlib import suppress
@@ -55,8 +56,16 @@ def serve(settings: Settings) -> None:
         # What is wrong with a model the workers find out too, and go on to tell who asks them.
         with suppress(ModelError):
             repository = open_repository(settings)
+    _allow_descriptors()
     with shared(workers):
         _Supervisor(_Application(settings, workers, repository)).run()
+
+
+def _allow_descriptors() -> None:
+    """Have as many connections open as the system allows; the usual 1,024 are few of idle ones."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Application(BaseApplication):

@@ -33,6 +33,10 @@ INPUT, INPUT_TYPE, INPUT_SHAPE = "images", "UINT8", (-1, *IMAGE_SHAPE)
 OUTPUT: Final = "probabilities"
 OUTPUT_TYPE: Final = "FP32"
 
+JSON_BYTES = 65_536
+JSON_BYTES_OF_A_VALUE = 8  # "255, " and some room
+"""What the JSON of a request may take: reading more than it needs would keep all others waiting."""
+
 SHARED_MEMORY = "shared_memory_region"
 _WANTED = f"{INPUT_TYPE} {list(INPUT_SHAPE)}"
 
@@ -41,8 +45,8 @@ class TensorError(ValueError):
     """A request is not what the protocol, or the model, has it to be."""
 
 
-class TooManyImagesError(TensorError):
-    """A tensor holds more pictures than one request may."""
+class TooLargeError(TensorError):
+    """A tensor holds more pictures than one request may, or its JSON is longer than they need."""
 
 
 class BinarySize(TypedDict):
@@ -88,12 +92,18 @@ class InferRequest:
 
 
 def read_request(body: bytes, *, header_length: int | None, max_images: int) -> InferRequest:
-    """Read an inference request. Raises ``TensorError`` and ``TooManyImagesError``."""
+    """Read an inference request. Raises ``TensorError`` and ``TooLargeError``."""
     if header_length is not None and header_length > len(body):
         raise TensorError(
             f"the header's length is {header_length}, but the body has {len(body)} bytes"
         )
     end = len(body) if header_length is None else header_length
+    longest = JSON_BYTES + max_images * prod(IMAGE_SHAPE) * JSON_BYTES_OF_A_VALUE
+    if end > longest:
+        raise TooLargeError(
+            f"the request's JSON has {end} bytes, more than the {longest} that {max_images} "
+            "pictures need; leave out spaces, or send the tensor as bytes behind it"
+        )
     document = _object(_json(body[:end]), "the request")
     parameters = _parameters(document, "the request")
     identity = document.get("id")
@@ -204,7 +214,7 @@ def _shape(shape: Any, where: str, max_images: int) -> tuple[int, ...]:
         short = ", ".join(_shown(length) for length in shape[:6])
         raise TensorError(f"{where}: shape is [{short}]; it takes {_WANTED}, at least one picture")
     if shape[0] > max_images:
-        raise TooManyImagesError(
+        raise TooLargeError(
             f"{where}: {_shown(shape[0])} pictures are more than the {max_images} that one "
             "request may hold"
         )

@@ -125,8 +125,10 @@ def _written(
 ) -> Answer:
     lines, last, sized = [f"HTTP/1.1 {status}\r\n"], False, False
     for name, value in headers:
-        lines.append(f"{name}: {value}\r\n")
         lower = name.lower()
+        if lower == "date":  # the server says it
+            continue
+        lines.append(f"{name}: {value}\r\n")
         if lower == "content-length":
             sized = True
         elif lower == "connection":

@@ -130,9 +130,16 @@ def test_head_has_headers_and_no_body(connection: socket.socket) -> None:
     answer = response(connection, "HEAD")
     assert (answer.status, answer.read()) == (200, b"")
     assert int(answer.headers["Content-Length"]) > 100
-    assert answer.headers["Date"]
+    assert len(answer.headers.get_all("Date")) == 1
     connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
     assert response(connection).status == 200
+
+
+def test_a_static_file_has_one_date(connection: socket.socket) -> None:
+    connection.sendall(b"GET /static/page.css HTTP/1.1\r\nHost: a\r\n\r\n")
+    answer = response(connection)
+    assert (answer.status, len(answer.headers.get_all("Date"))) == (200, 1)
+    assert b"{" in answer.read()
 
 
 def test_a_path_is_decoded_once(connection: socket.socket) -> None:

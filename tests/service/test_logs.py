@@ -107,6 +107,14 @@ def test_bytes_are_those_of_the_bodies(client: FlaskClient, lines: Lines) -> Non
     assert (head["status"], head["bytes_in"], head["bytes_out"]) == (200, 0, 0)
 
 
+def test_an_announcement_beyond_the_limit_is_not_taken_for_bytes(
+    client: FlaskClient, lines: Lines
+) -> None:
+    client.post("/predict", data=PNG, environ_overrides={"CONTENT_LENGTH": str(2**64 - 1)})
+    (line,) = lines()
+    assert (line["status"], line["bytes_in"]) == (413, 0)
+
+
 @pytest.mark.parametrize("wished", ["abc", "A-Z_0.9~:/+=@", "x" * 128, TRACEPARENT])
 def test_a_sane_request_id_is_kept(client: FlaskClient, lines: Lines, wished: str) -> None:
     response = client.post("/predict", data=b"", headers={"X-Request-ID": wished})

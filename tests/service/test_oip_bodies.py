@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
+from service.oip import WISH_BYTES
+from service.tensors import JSON_BYTES, JSON_BYTES_OF_A_VALUE, TooLargeError, read_request
 from tests.service.oip import FLAT, LENGTH, NESTED, PICTURE, assert_error, document, output, post
 from tests.service.tiny import oracle
 
@@ -128,6 +130,21 @@ def test_an_outputs_own_parameter_goes_before_the_requests(client: FlaskClient) 
     response = post(client, document(parameters={"binary_data_output": True}))
     head = json.loads(response.data[: int(response.headers[LENGTH])])
     assert head["outputs"][0]["parameters"] == {"binary_data_size": 400}
+
+
+def test_json_that_is_longer_than_pictures_need_is_not_parsed(client: FlaskClient) -> None:
+    whole = np.full((3, 32, 32, 3), 255).tolist()  # nested and spaced, the longest that is usual
+    body = json.dumps(document({"shape": [3, 32, 32, 3], "data": whole})).encode()
+    assert len(read_request(body, header_length=None, max_images=3).images) == 3
+    longest = JSON_BYTES + 3 * 3072 * JSON_BYTES_OF_A_VALUE
+    padded = body.ljust(longest)
+    assert len(read_request(padded, header_length=None, max_images=3).images) == 3
+    for header_length in (None, longest + 1):
+        with pytest.raises(TooLargeError, match=f"{longest + 1} bytes, more than the {longest} "):
+            read_request(padded + b" ", header_length=header_length, max_images=3)
+    wish = b'{"ready": true}'.ljust(WISH_BYTES)
+    assert client.post("/v2/repository/index", data=wish).status_code == 200
+    assert_error(client.post("/v2/repository/index", data=wish + b" "), 413, f"{WISH_BYTES} bytes")
 
 
 ZIPPED = gzip.compress(json.dumps(document()).encode(), mtime=0)

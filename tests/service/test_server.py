@@ -127,6 +127,15 @@ def test_real_clients_get_real_answers(server: Running, pixels: np.ndarray) -> N
     assert form["images"][1]["top"] == sent.json()["images"][0]["top"]
 
 
+def test_as_many_connections_as_the_system_allows(models_dir: Path) -> None:
+    command = ("sh", "-c", f"ulimit -Sn 256; exec '{sys.executable}' -m service")
+    with started(models_dir, command=command, WEB_CONCURRENCY="1") as server:
+        wait_until_alive(server)
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    soft, hard = next(line for line in limits.splitlines() if "open files" in line).split()[3:5]
+    assert soft == hard != "256"
+
+
 def test_threads_answer_each_client_with_its_own_picture(
     server: Running, pixels: np.ndarray
 ) -> None:
