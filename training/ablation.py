@@ -55,16 +55,10 @@ def ablate(
     ``ExportError`` where ``to`` cannot be written.
     """
     make_folder(to)
+    records = {folder: _fitted(folder, dataset) for folder in folders}  # before any is worked on
     trials = []
-    for folder in folders:
-        record = read_record(folder)
-        if record is None or record["status"] not in ("fitted", "frozen"):
-            raise TrialError(f"{folder}: no fitted net to take apart; run the training first")
+    for folder, record in records.items():
         configuration = record["configuration"]
-        if configuration["dataset"]["checksum"] != dataset.checksum:
-            raise TrialError(
-                f"{folder}: fitted on other data than this; give the data it was fitted on"
-            )
         net = load_net(folder / "model.keras", "remove trial.json there and train again")
         if not running_statistics(net):
             say(f"{folder}: keeps no running statistics, left out")
@@ -107,6 +101,20 @@ def ablate(
     write_atomically(to / "ablation.json", lambda path: path.write_text(text))
     write_atomically(to / "ablation.md", lambda path: path.write_text(table))
     return content
+
+
+def _fitted(folder: Path, dataset: Dataset) -> dict[str, Any]:
+    record = read_record(folder)
+    if record is None or record["status"] not in ("fitted", "frozen"):
+        raise TrialError(
+            f"{folder}: no fitted net to take apart; run the training first, or choose others by "
+            "--variants and --seeds"
+        )
+    if record["configuration"]["dataset"]["checksum"] != dataset.checksum:
+        raise TrialError(
+            f"{folder}: fitted on other data than this; give the data it was fitted on"
+        )
+    return record
 
 
 def markdown(content: dict[str, Any]) -> str:

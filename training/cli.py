@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,17 @@ models_option = click.option(
     show_default=True,
     help="The model repository.",
 )
+
+
+class Finite(click.FloatRange):
+    """A range of numbers; neither nan, which is in none and passes all, nor inf is one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def told(command: Callable[..., None]) -> Callable[..., None]:
@@ -95,7 +107,7 @@ def main() -> None:
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps of a whole run.")
 @click.option("--epochs", type=click.IntRange(min=1), help="The same, in the recipe's epochs.")
 @click.option("--batch", type=click.IntRange(min=2), help="Pictures a step.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True))
+@click.option("--learning-rate", type=Finite(min=0, min_open=True))
 @click.option(
     "--hold-out",
     type=click.IntRange(min=0),
@@ -125,7 +137,7 @@ def main() -> None:
 )
 @click.option(
     "--gpus",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0.0,
     show_default=True,
     help="Share of a GPU that a trial takes, with --ray: 0.25 puts four on one.",

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from training.cifar100 import VARIABLE
 from training.spread import (
     BUSY_SECONDS,
     DEATHS,
@@ -61,16 +62,19 @@ def run_on_ray(
 
     Each takes a CPU and computes with one thread, or as many as ``TF_NUM_INTRAOP_THREADS`` says
     here, and by this machine's Keras backend. Every machine needs this package and the data at the
-    same places. Ray starts the task of a worker or machine that died again, until ``DEATHS`` have.
+    same places, where ``CIFAR100_DIR`` names them too. Ray starts the task of a worker or machine
+    that died again, until ``DEATHS`` have.
     """
     try:
         import ray
     except ImportError as error:
-        raise TrialError("--ray wants Ray: pip install 'batchnorm-service[ray]'") from error
+        raise TrialError("--ray wants Ray: pip install ray") from error
     import keras
 
     threads = max(1, int(os.environ.get(THREADS, "1")))
     environment = {"KERAS_BACKEND": keras.backend.backend(), **with_threads(threads)}
+    if data is None and os.environ.get(VARIABLE):
+        data = Path(os.environ[VARIABLE])
     if data is not None and not str(data).startswith("~"):
         data = data.absolute()  # a worker stands in another folder
     left, failures = left_to_do(trials, say)
@@ -197,7 +201,8 @@ def _check_reachable(address: str) -> None:
     ``ray.init`` documents it.
     """
     said = f"--ray {address}"
-    address = os.environ.get("RAY_ADDRESS") or address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
     if address == "auto":
         temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
         latest = Path(temporary) / "ray" / "ray_current_cluster"

@@ -3,7 +3,8 @@
 In: the records and histories under ``runs/<recipe>/``, and the comparison that is there already.
 Out, beside the models: ``comparison.json`` (everything below, for machines), ``comparison.md`` (the
 tables) and ``comparison.png``/``.svg`` (the curves). A recipe is a section of its own; what the
-file says of other recipes on the same data stays. The article's own figures stand beside ours;
+file says of other recipes on the same data stays, and of the recipe's variants that have no trial
+here. The article's own figures stand beside ours;
 nothing is selected by any of them.
 """
 
@@ -54,7 +55,10 @@ def compare(
             say(f"{folder}: not frozen yet, left out")
             continue
         trials.append(_trial(folder, record))
-        configurations[folder] = record["configuration"] | {"recipe": asdict(recipe_of(record))}
+        configurations[folder] = record["configuration"] | {
+            "recipe": asdict(recipe_of(record)),
+            "freeze": {name: record["freeze"][name] for name in ("kind", "images", "batches")},
+        }
     if not trials:
         raise TrialError(
             f"{runs}/{recipe}: no frozen trial to compare; run the training and the freeze first"
@@ -70,10 +74,38 @@ def compare(
         "trials": trials,
     }
     with held(to, say):
-        content = _content(section, _published(to, trials[0]["dataset"]))
+        published = _published(to, trials[0]["dataset"])
+        content = _content(_with_the_others(section, published, say), published)
         _write(to, content)
     say(f"{to}: comparison.json, comparison.md, comparison.png, comparison.svg")
     return content
+
+
+def _with_the_others(
+    section: dict[str, Any], published: list[dict[str, Any]], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """``section``, and what is published of its recipe's variants that have no trial here."""
+    here = {trial["variant"] for trial in section["trials"]}
+    held_out = section["trials"][0]["hold_out"]
+    rows, trials = list(section["summary"]), list(section["trials"])
+    for each in published:
+        if each["recipe"] != section["recipe"]:
+            continue
+        for row in each["summary"]:
+            name = row["variant"]
+            own = [trial for trial in each["trials"] if trial["variant"] == name]
+            if name in here:
+                continue
+            if any(trial.get("hold_out", 0) != held_out for trial in own):
+                say(f"{name}: has no trial here, and validated on other pictures; left out")
+                continue
+            say(f"{name}: has no trial here, stays as it was published")
+            rows.append(row)
+            trials += own
+    order = list(VARIANTS)
+    rows.sort(key=lambda row: order.index(row["variant"]))
+    trials.sort(key=lambda trial: order.index(trial["variant"]))
+    return {**section, "summary": rows, "trials": trials}
 
 
 def _content(section: dict[str, Any], published: list[dict[str, Any]]) -> dict[str, Any]:
@@ -162,10 +194,10 @@ def _refuse_mixtures(configurations: dict[Path, dict[str, Any]]) -> None:
 
 
 def _pairs(one: dict[str, Any], two: dict[str, Any]) -> Iterable[tuple[str, Any, Any]]:
-    """Every value of two configurations, those of the recipe one by one."""
+    """Every value of two configurations, those of the recipe and of the freeze one by one."""
     for key, value in one.items():
-        if key == "recipe":
-            yield from ((f"recipe.{name}", value[name], two[key][name]) for name in value)
+        if key in ("recipe", "freeze"):
+            yield from ((f"{key}.{name}", value[name], two[key][name]) for name in value)
         else:
             yield key, value, two.get(key)
 

@@ -24,6 +24,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from service.settings import SETTINGS
 from training.compare import compare
 from training.data import load
 from training.dataset import Dataset, Images
@@ -31,6 +32,7 @@ from training.evaluate import predict
 from training.export import export
 from training.fit import fit
 from training.freeze import freeze
+from training.graph import refuse_other_backends
 from training.recipes import RECIPES
 from training.repository import make_folder
 from training.table import markdown
@@ -49,8 +51,9 @@ def demo(folder: Path, say: Callable[[str], None] = print) -> None:
     """Run the demonstration in ``folder``; what is done there already is not done again.
 
     Raises ``DemoError`` where the service does not do as it should, ``ExportError`` where
-    ``folder`` cannot be written.
+    ``folder`` cannot be written or Keras does not run on TensorFlow.
     """
+    refuse_other_backends()  # it would, at the export
     make_folder(folder)
     started = time.monotonic()
     recipe = RECIPES["demo"]
@@ -112,8 +115,9 @@ def service(models: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    own = {setting.name for setting in SETTINGS}
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in own},
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "MODELS_DIR": str(models),

@@ -24,17 +24,22 @@ OPSET = 17
 OF_TRAINING = {"ReduceMean", "ReduceSumSquare", "Dropout", "Bernoulli", "Multinomial"}
 
 
+def refuse_other_backends() -> None:
+    """Raise ``ExportError`` unless Keras runs on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            f"exporting goes through TensorFlow, but Keras runs on {keras.backend.backend()}: "
+            "run it with KERAS_BACKEND=tensorflow"
+        )
+
+
 def convert(net: keras.Model, *, training: bool = False) -> onnx.ModelProto:
     """Convert ``net`` to an ONNX graph in inference mode and check that it is one.
 
     ``training=True`` traces the graph as it would be in training, which the checks refuse: it is
     there to show that they do. Raises ``ExportError``.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ExportError(
-            f"exporting goes through TensorFlow, but Keras runs on {keras.backend.backend()}: "
-            "run it with KERAS_BACKEND=tensorflow"
-        )
+    refuse_other_backends()
     import tensorflow as tf
     import tf2onnx
 

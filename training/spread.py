@@ -99,10 +99,13 @@ def run_in_turn(trials: list[Trial], data: Path | None, say: Callable[[str], Non
     as it is. So two commands over the same list share it. A single trial raises what it raises.
     """
     from training.data import load
-    from training.fit import fit
+    from training.dataset import hold_out
+    from training.fit import HOLD_OUT_SEED, fit
     from training.freeze import freeze
 
     dataset = load(trials[0].recipe.dataset, data)
+    for count in {trial.hold_out for trial in trials} - {0}:
+        hold_out(dataset, count, HOLD_OUT_SEED)  # raises here, before there is any folder
     failures: list[str] = []
     put_off: set[Path] = set()
     queue = deque(trials)

@@ -85,6 +85,24 @@ def test_another_recipe_is_added_and_the_same_one_replaced(runs: Path, tmp_path:
     assert (to / "comparison.png").stat().st_size > 10_000
 
 
+def test_variants_without_a_trial_here_stay_as_they_were_published(
+    runs: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    shutil.copytree(runs / "two/relu_without_bn", runs / "one/relu_without_bn")
+    first = compare(runs, "one", to, quiet)
+    assert [row["variant"] for row in first["summary"]] == ["relu_without_bn", "relu_with_bn"]
+    shutil.rmtree(runs / "one/relu_without_bn")
+    said: list[str] = []
+    assert compare(runs, "one", to, said.append) == first
+    assert said[0] == "relu_without_bn: has no trial here, stays as it was published"
+    for seed in (0, 1):
+        change(runs / f"one/relu_with_bn/seed-{seed}", held_out)
+    (row,) = compare(runs, "one", to, said.append)["summary"]
+    assert row["variant"] == "relu_with_bn"
+    assert "relu_without_bn: has no trial here, and validated on other pictures; left out" in said
+
+
 def change(folder: Path, how: Callable[[dict[str, Any]], None]) -> None:
     record = read_record(folder)
     assert record is not None
@@ -103,6 +121,10 @@ def held_out(record: dict[str, Any]) -> None:
 
 def faster(record: dict[str, Any]) -> None:
     record["configuration"]["recipe"]["learning_rate"] = 0.5
+
+
+def frozen_by_fewer(record: dict[str, Any]) -> None:
+    record["freeze"]["images"] = 80
 
 
 def test_the_shipped_table_is_made_of_the_shipped_numbers() -> None:
@@ -150,6 +172,7 @@ def test_nothing_to_compare_is_said(runs: Path, tmp_path: Path) -> None:
     [
         (faster, r"recipe\.learning_rate is 0\.001 in .*seed-0 and 0\.5 in .*seed-1"),
         (held_out, r"hold_out is 0 in .*seed-0 and 100 in .*seed-1"),
+        (frozen_by_fewer, r"freeze\.images is [0-9]+ in .*seed-0 and 80 in .*seed-1"),
     ],
 )
 def test_trials_of_different_configurations_are_not_averaged(

@@ -34,7 +34,6 @@ def test_a_trials_command_asks_for_that_trial(
         return {"status": "frozen"}
 
     monkeypatch.setattr(training.fit, "fit", fit)
-    monkeypatch.setattr(training.data, "load", lambda *_: None)
     recipe = override("demo", steps=70, batch=7, learning_rate=0.00123)
     trial = Trial(recipe, VARIANTS["sigmoid_with_bn"], 11, tmp_path, 200, True, 3)
     words = command(trial, data=None)
@@ -178,3 +177,13 @@ def test_a_trial_that_another_freezes_between_fit_and_freeze_is_left_to_it(
     monkeypatch.setattr(spread.time, "sleep", wait)
     run_in_turn([trial], None, print)
     assert read_record(trial.folder)["freeze"] == "the other's"
+
+
+def test_what_is_wrong_with_a_whole_command_is_said_once_and_leaves_nothing(tmp_path: Path) -> None:
+    words = ["train", "--recipe", "demo", "--runs", str(tmp_path / "runs")]
+    done = CliRunner().invoke(main, [*words, "--hold-out", "7"])
+    assert (done.exit_code, done.output.count("a hold-out of 7 pictures is not")) == (1, 1)
+    for number in ("nan", "inf"):
+        done = CliRunner().invoke(main, [*words, "--learning-rate", number])
+        assert (done.exit_code, f"'{number}' is not a finite number" in done.output) == (2, True)
+    assert not (tmp_path / "runs").exists()
