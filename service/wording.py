@@ -47,6 +47,12 @@ def counted(count: int, name: str) -> str:
     return f"{number} {name}{'' if count == 1 else 's'}"
 
 
+def passes(number: float) -> str:
+    """64.0 -> "64 passes", 5.625 -> "5.6 passes", 1 -> "1 pass"."""
+    text = f"{number:.1f}".removesuffix(".0")
+    return f"{text} pass{'' if text == '1' else 'es'}"
+
+
 def duration(seconds: float) -> str:
     """2163.7 -> "36 min"; 45 -> "45 s"; 9000 -> "2.5 h"."""
     if seconds < 90:
@@ -91,6 +97,7 @@ FILTERS = (
     decimal,
     thousands,
     counted,
+    passes,
     duration,
     milliseconds,
     size,

@@ -77,6 +77,10 @@ def demo(folder: Path, say: Callable[[str], None] = print) -> None:
     asked = next(trial for trial in trials if trial.variant.name == ASKED)
     _serve_and_ask(folder, models, dataset, asked, say)
     say("")
+    say(
+        f"{recipe.steps} steps are too few to be right often. What they show: Keras, ONNX and the "
+        "service say the same, and what the freeze is worth."
+    )
     say(markdown(content))
     say(f"Figure: {models / 'comparison.png'}")
     say(f"Serve these models yourself: make serve MODELS={models}")

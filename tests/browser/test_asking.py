@@ -72,6 +72,11 @@ def test_an_example_is_answered_and_marked(page: Page, url: str) -> None:
     assert shown(page) == told(url, (EXAMPLES / "palm_tree.webp").read_bytes())
     expect(page.locator("[aria-current]")).to_have_attribute("title", "palm tree")
     assert page.url == f"{url}/"
+    for variant in ("relu_with_bn", "sigmoid_without_bn"):
+        card = requests.get(f"{url}/models/{variant}", timeout=10).json()["card"]
+        passes = card["training"]["images"] / card["dataset"]["train_images"]
+        facts = page.locator(f".net[data-variant={variant}] .facts")
+        expect(facts).to_contain_text(f"after {passes:g} passes")
 
 
 def test_the_pixels_are_those_that_the_nets_get(page: Page) -> None:
@@ -169,7 +174,7 @@ def test_an_overloaded_service_is_told_in_words(
     open_page: Opener, watched: dict[Page, Watched], tmp_path: Path
 ) -> None:
     many = [("image", (f"{i}.png", encode(PHOTO))) for i in range(16)]
-    with serving(MODELS, QUEUE_IMAGES="16", MAX_BATCH="1", DRAIN_SECONDS="0") as url:
+    with serving(MODELS, QUEUE_IMAGES="2", MAX_BATCH="1", DRAIN_SECONDS="0") as url:
         page = open_page(url)
         watched[page].expected.append(REFUSED)
         over = threading.Event()

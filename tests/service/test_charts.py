@@ -98,6 +98,9 @@ def test_a_layer_is_called_by_its_numbers() -> None:
     [
         (wording.percent(0.3521), "35.2\u202f%"),
         (wording.percent(None), "—"),
+        (wording.passes(64.0), "64 passes"),
+        (wording.passes(5.625), "5.6 passes"),
+        (wording.passes(1.0), "1 pass"),
         (wording.guess(0.9512), "95\u202f%"),
         (wording.guess(0.0123), "1.2\u202f%"),
         (wording.guess(0.00001), "<\u202f0.1\u202f%"),
