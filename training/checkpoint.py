@@ -9,14 +9,17 @@ import json
 import math
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.loop import Logs
 from training.trial import TrialError, check_same, write_atomically
+
+Values = NDArray[Any]
 
 # What reading a damaged file raises.
 BROKEN = (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -37,6 +40,9 @@ class Progress:
     best_step: int = 0
     # Who computed the steps: {"steps": n, **tools} each (see ``training.record``), in their order.
     runs: list[dict[str, Any]] = field(default_factory=list)
+    # What would be kept of the best step, where that is asked for: the net's variables. In the file
+    # they are arrays of their own.
+    best: list[Values] | None = None
 
     def goes_on_with(self, tools: dict[str, Any]) -> None:
         """Say with what the next steps are computed, where it is not what computed the last."""
@@ -62,7 +68,9 @@ def write_variables(
     one file, put in its place in one step.
     """
     arrays = {f"{index:04d}": np.array(value) for index, value in enumerate(variables)}
-    arrays["progress"] = np.array(json.dumps(asdict(progress)))
+    for index, value in enumerate(progress.best or []):
+        arrays[f"best{index:04d}"] = value
+    arrays["progress"] = np.array(json.dumps(asdict(replace(progress, best=None))))
     arrays["configuration"] = np.array(json.dumps(configuration))
 
     def write(passing: Path) -> None:
@@ -90,7 +98,10 @@ def read_variables(path: Path, variables: list[Any], configuration: dict[str, An
                 raise ValueError(f"{count} variables, not {len(variables)}")
             for index, variable in enumerate(variables):
                 variable.assign(stored[f"{index:04d}"])
-            return Progress(**json.loads(str(stored["progress"])))
+            progress = Progress(**json.loads(str(stored["progress"])))
+            names = sorted(name for name in stored.files if name.startswith("best"))
+            progress.best = [stored[name] for name in names] or None
+            return progress
     except BROKEN as error:
         raise TrialError(
             f"{path}: does not fit this trial ({error}); remove the folder to start over"

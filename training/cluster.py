@@ -46,7 +46,7 @@ from training.trial import (
 )
 
 RECORD = "trial.json"
-FILES = ("checkpoint.npz", "best.npz", "history.csv", "model.keras", "frozen.keras", RECORD)
+FILES = ("checkpoint.npz", "history.csv", "model.keras", "frozen.keras", RECORD)
 STATUSES = ("fitting", "fitted", "frozen")
 CONNECT_SECONDS = 5.0
 

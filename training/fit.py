@@ -267,8 +267,7 @@ class _Run:
         if whole and scores.loss < progress.best_loss:
             progress.best_loss, progress.best_step = scores.loss, progress.step
             if self.trial.keep_best:
-                best = self.trial.folder / "best.npz"
-                write_variables(best, kept.variables, progress, self.configuration)
+                progress.best = [np.array(variable) for variable in kept.variables]
         if not self.beside_a_finished_one:
             write_history(self.trial.folder, progress.history)
         if whole:
@@ -297,7 +296,13 @@ def _finish(
 ) -> dict[str, Any]:
     kept, last = progress.step, progress.history[-1]
     if trial.keep_best and progress.best_step and not last["val_loss"] < progress.best_loss:
-        read_variables(trial.folder / "best.npz", net.variables, record["configuration"])
+        if progress.best is None:
+            raise TrialError(
+                f"{trial.folder}/checkpoint.npz: does not hold the best epoch's weights; remove "
+                "the folder to start over"
+            )
+        for variable, value in zip(net.variables, progress.best, strict=True):
+            variable.assign(value)
         kept = progress.best_step
     # From here on the folder is of this run; one with fewer steps, finished before, goes.
     write_record(trial.folder, record)

@@ -253,12 +253,12 @@ def test_files_of_another_trial_do_not_stay_beside_a_gathered_record(
 ) -> None:
     folder = tmp_path / "seed-0"
     folder.mkdir()
-    for name in ("checkpoint.npz", "best.npz"):
+    for name in ("checkpoint.npz", "model.keras"):
         (folder / name).write_bytes(b"of a trial whose record is gone")
     files = pack(relu_without_bn.folder)
     unpack(files, folder, print)
     assert pack(folder) == files
-    assert not (folder / "best.npz").exists()
+    assert (folder / "model.keras").read_bytes() == files["model.keras"]
 
 
 def test_a_worker_is_told_backend_threads_and_where_the_data_is(

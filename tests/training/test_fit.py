@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 import training.fit
 from tests.training.trials import history, make_recipe
 from training.dataset import hold_out
+from training.evaluate import Scores
 from training.fit import fit
 from training.trial import Trial, TrialError, read_record
 from training.variants import VARIANTS
@@ -54,6 +55,48 @@ def test_the_best_epoch_on_the_hold_out_is_kept_and_no_more_are_run_for_long(
     said: list[str] = []
     fit(replace(trial, recipe=replace(recipe, steps=80)), small_dataset, say=said.append)
     assert "done already" in said[0]  # more steps do not change where it stopped
+
+
+def test_a_killed_run_that_is_ended_earlier_keeps_the_best_of_what_it_then_has(
+    tmp_path: Path, small_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def trial(runs: str, steps: int) -> Trial:
+        recipe = make_recipe(steps=steps, steps_per_epoch=2)
+        return Trial(recipe, VARIANTS["relu_with_bn"], 0, tmp_path / runs, 100, keep_best=True)
+
+    def fitted(asked: Trial, *losses: float) -> dict[str, Any]:
+        """As if the epochs to come validated so."""
+        scores = iter(losses)
+        monkeypatch.setattr(training.fit, "score", lambda *_: Scores(0.1, 0.2, next(scores)))
+        return fit(asked, small_dataset)
+
+    save = training.fit._Run.save
+
+    def save_until_killed(run: Any) -> None:
+        if run.progress.step == 6:
+            raise KilledError
+        if run.progress.step <= 3:
+            save(run)
+
+    expected = fitted(trial("straight", 4), 3.0, 4.0)["outcome"]
+    monkeypatch.setattr(training.fit, "EXECUTION_SECONDS", 0)
+    monkeypatch.setattr(training.fit, "CHECKPOINT_SECONDS", -1)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.fit._Run, "save", save_until_killed)
+        with pytest.raises(KilledError):
+            fitted(trial("killed", 8), 3.0, 4.0, 2.0)
+    outcome = fitted(trial("killed", 4), 4.0)["outcome"]
+    assert (outcome["kept_step"], outcome["validation_loss"]) == (2, 3.0)
+    assert (expected["kept_step"], expected["validation_loss"]) == (2, 3.0)
+    kept, straight = (
+        keras.saving.load_model(trial(runs, 4).folder / "model.keras", compile=False).get_weights()
+        for runs in ("killed", "straight")
+    )
+    for one, two in zip(kept, straight, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_the_history_shows_test_accuracy_epoch_by_epoch(sigmoid_with_bn: Any) -> None:
