@@ -35,11 +35,11 @@ def cli(context: click.Context) -> None:
         settings = _settings()
         from service.metric_files import FolderError
         from service.runtime import GpuError
-        from service.server import serve
+        from service.server import AddressError, serve
 
         try:
             serve(settings)
-        except (FolderError, GpuError) as error:
+        except (AddressError, FolderError, GpuError) as error:
             raise click.ClickException(str(error)) from None
 
 
@@ -85,15 +85,16 @@ def predict(
 
 @cli.command()
 def models() -> None:
-    """List the models, checked and warmed up; * marks the default variant."""
+    """List the models, checked and warmed up; * marks the one that answers by default."""
     repository = _repository()
     click.echo("  variant               version  top-1   top-5   dataset     recipe      provider")
+    default = repository.get()
     for versions in repository.models.values():
         for model in versions.values():
             card = model.card
             score = card.evaluation.after_freeze
             click.echo(
-                f"{'*' if model.variant == repository.default else ' '} {model.variant:<21} "
+                f"{'*' if model is default else ' '} {model.variant:<21} "
                 f"{model.version:>7}  {score.top1:.4f}  {score.top5:.4f}  "
                 f"{card.dataset.name:<11} {card.recipe:<11} {model.provider}"
             )

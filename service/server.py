@@ -8,10 +8,12 @@ is replaced. SIGTERM and SIGINT drain: see ``service.worker``; the server then e
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from contextlib import suppress
 from typing import Any
@@ -42,11 +44,17 @@ HANG_SECONDS = 120
 GRACE_SECONDS = 5
 
 
+class AddressError(Exception):
+    """Nothing can listen there; the message says why."""
+
+
 def serve(settings: Settings) -> None:
     """Serve on ``settings.host`` and ``settings.port`` until SIGTERM, then exit with status 0.
 
-    Raises ``GpuError`` where a GPU is required and none works, and ``FolderError``.
+    Raises ``AddressError``, ``FolderError``, and ``GpuError`` where a GPU is required and none
+    works.
     """
+    _refuse_taken(settings.host, settings.port)
     gpu = gpu_works()
     if settings.require_gpu and not gpu:
         raise GpuError(f"REQUIRE_GPU=1, but no GPU works: {why_no_gpu()}")
@@ -59,6 +67,22 @@ def serve(settings: Settings) -> None:
     _allow_descriptors()
     with shared(workers):
         _Supervisor(_Application(settings, workers, repository)).run()
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """Raise ``AddressError`` where nothing can listen; gunicorn itself would try for 5 seconds."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = found[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        wrong = "PORT" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "HOST"
+        raise AddressError(
+            f"cannot listen on port {port} of {host}: {error.strerror or error}; "
+            f"set another {wrong}"
+        ) from None
 
 
 def _allow_descriptors() -> None:

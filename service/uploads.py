@@ -42,6 +42,10 @@ from service.wsgi import GONE
 
 FIELD = "image"
 
+FORM = "application/x-www-form-urlencoded"
+BY_CURL = "; curl sends a file as it is by --data-binary @FILE"
+"""Told to whoever may have called it with -d, which takes the newlines out, or forgotten the @."""
+
 INLINE_PIXELS, INLINE_BYTES = 1 << 16, 1 << 16
 """Pictures up to here, together, are decoded in the event loop; more would keep others waiting."""
 
@@ -131,14 +135,19 @@ def read_upload() -> Upload:
             raise Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
         parts = [(None, body)]
     work = _Work(parts, settings)
-    if work.bytes > INLINE_BYTES:
-        images = _in_thread(work.whole, request, settings, len(parts))
-    else:
-        work.open()
-        if work.light:
-            images = work.decode()
+    try:
+        if work.bytes > INLINE_BYTES:
+            images = _in_thread(work.whole, request, settings, len(parts))
         else:
-            images = _in_thread(work.decode, request, settings, len(parts))
+            work.open()
+            if work.light:
+                images = work.decode()
+            else:
+                images = _in_thread(work.decode, request, settings, len(parts))
+    except Problem as problem:
+        if isinstance(problem.__cause__, UnsupportedPictureError) and request.mimetype == FORM:
+            problem.detail += BY_CURL
+        raise
     metrics().decoded(work.seconds)
     names = tuple(name for name, _ in parts)
     return Upload(names, images[0][None] if len(images) == 1 else np.stack(images))

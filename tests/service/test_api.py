@@ -212,6 +212,11 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
         (415, "the picture: the file is empty", multipart([("image", b"", "")])),
         (415, "'empty.png': the file is empty", multipart([("image", b"", "empty.png")])),
         (415, "none of PNG", raw(b'{"image": "aGVsbG8="}', "application/json")),
+        (
+            415,
+            "none of PNG, JPEG, WebP, GIF, BMP; curl sends a file as it is by --data-binary @FILE",
+            raw(PNG.replace(b"\n", b"").replace(b"\r", b""), "application/x-www-form-urlencoded"),
+        ),
         (415, "second.png", multipart([("image", PNG, "a"), ("image", b"no", "second.png")])),
     ],
 )

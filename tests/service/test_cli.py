@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.__main__ import cli
+from tests.served import ROOT
 from tests.service.tiny import encode, oracle
 
 
@@ -98,6 +99,13 @@ def test_models_lists_every_version_and_marks_the_default(runner: CliRunner) -> 
         ["relu_with_bn", "1", "0.6000"],
         ["relu_with_bn", "2", "0.6000"],
         ["*", "sigmoid_without_bn", "1"],
+    ]
+
+
+def test_of_the_default_variants_versions_the_one_that_answers_is_marked(runner: CliRunner) -> None:
+    run = runner.invoke(cli, ["models"], env={"MODELS_DIR": str(ROOT / "exported_models")})
+    assert [line.split()[1:3] for line in run.output.splitlines() if line.startswith("*")] == [
+        ["relu_with_bn", "2"]
     ]
 
 

@@ -234,6 +234,22 @@ def test_a_broken_repository_leaves_the_server_alive_not_ready_and_named_on_stde
     assert b"Not ready: exported_models/manifest.json" in err
 
 
+def test_an_address_that_is_taken_or_nowhere_is_told_at_once(
+    models_dir: Path, server: Running
+) -> None:
+    for variables, words in (
+        ({"PORT": str(server.port)}, f"port {server.port} of 127.0.0.1: Address already in use"),
+        ({"HOST": "nowhere.invalid"}, "of nowhere.invalid: "),
+        ({"HOST": "192.0.2.1"}, "of 192.0.2.1: Cannot assign requested address; set another HOST"),
+    ):
+        with started(models_dir, **variables) as refused:
+            _, err = refused.process.communicate(timeout=DEADLINE)
+        assert refused.process.returncode == 1
+        assert err.decode().startswith("Error: cannot listen on port ")
+        assert words in err.decode()
+        assert len(err.splitlines()) == 1
+
+
 @pytest.mark.skipif(why_no_gpu() is None, reason="a GPU works here")
 def test_a_required_gpu_that_is_missing_ends_the_server_with_its_cause(models_dir: Path) -> None:
     with started(models_dir, REQUIRE_GPU="1") as server:
