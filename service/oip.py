@@ -39,6 +39,7 @@ from service.protocol import (
     UNKNOWN_MODEL,
     VERSION,
     WISH,
+    WISH_BYTES,
     IndexEntry,
     ModelConfig,
     ModelMetadata,
@@ -66,9 +67,6 @@ from service.uploads import read_body
 SERVER = "batchnorm-service"
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration")
-
-WISH_BYTES = 65_536
-"""Of what is asked of the index, whose answer is the same but for one word."""
 
 _MODEL, _VERSION = "/models/<name>", "/models/<name>/versions/<version>"
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}

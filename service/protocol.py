@@ -31,17 +31,20 @@ JSON_LENGTH = Whole(
     HEADER_LENGTH, "Where a tensor follows the JSON as bytes: the bytes of the JSON.", 1 << 30
 )
 
+WISH_BYTES = 65_536
+"""Of what may be asked of the index; nobody has more to say than one word."""
+
 UNKNOWN_MODEL: Refusals = {HTTPStatus.NOT_FOUND: "no such model or version"}
 BAD_TENSOR: Refusals = {
     HTTPStatus.BAD_REQUEST: "a request that is not what the protocol, or the model, has it to be",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
-        "more than {max_body_bytes:,} bytes or {max_images} pictures"
+        "more than {max_body_bytes:,} bytes or {max_images} pictures, or JSON longer than they need"
     ),
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: f"an encoding that is none of {', '.join(ENCODING.values)}",
 }
 BAD_WISH: Refusals = {
     HTTPStatus.BAD_REQUEST: "a body that is not an object",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "more than {max_body_bytes:,} bytes",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"more than {WISH_BYTES:,} bytes or {{max_body_bytes:,}}",
 }
 
 

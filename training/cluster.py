@@ -201,8 +201,9 @@ def _check_reachable(address: str) -> None:
     ``ray.init`` documents it.
     """
     said = f"--ray {address}"
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or address
+    if address == "auto" and os.environ.get("RAY_ADDRESS"):
+        address = os.environ["RAY_ADDRESS"]
+        said += f", which RAY_ADDRESS says is {address}"
     if address == "auto":
         temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
         latest = Path(temporary) / "ray" / "ray_current_cluster"

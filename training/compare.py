@@ -4,8 +4,7 @@ In: the records and histories under ``runs/<recipe>/``, and the comparison that 
 Out, beside the models: ``comparison.json`` (everything below, for machines), ``comparison.md`` (the
 tables) and ``comparison.png``/``.svg`` (the curves). A recipe is a section of its own; what the
 file says of other recipes on the same data stays, and of the recipe's variants that have no trial
-here. The article's own figures stand beside ours;
-nothing is selected by any of them.
+here. The article's own figures stand beside ours; nothing is selected by any of them.
 """
 
 from __future__ import annotations
@@ -85,23 +84,21 @@ def _with_the_others(
     section: dict[str, Any], published: list[dict[str, Any]], say: Callable[[str], None]
 ) -> dict[str, Any]:
     """``section``, and what is published of its recipe's variants that have no trial here."""
-    here = {trial["variant"] for trial in section["trials"]}
+    here = {row["variant"] for row in section["summary"]}
     held_out = section["trials"][0]["hold_out"]
+    before = next((each for each in published if each["recipe"] == section["recipe"]), section)
     rows, trials = list(section["summary"]), list(section["trials"])
-    for each in published:
-        if each["recipe"] != section["recipe"]:
+    for row in before["summary"]:
+        name = row["variant"]
+        own = [trial for trial in before["trials"] if trial["variant"] == name]
+        if name in here:
             continue
-        for row in each["summary"]:
-            name = row["variant"]
-            own = [trial for trial in each["trials"] if trial["variant"] == name]
-            if name in here:
-                continue
-            if any(trial.get("hold_out", 0) != held_out for trial in own):
-                say(f"{name}: has no trial here, and validated on other pictures; left out")
-                continue
-            say(f"{name}: has no trial here, stays as it was published")
-            rows.append(row)
-            trials += own
+        if any(trial.get("hold_out", 0) != held_out for trial in own):
+            say(f"{name}: has no trial here, and validated on other pictures; left out")
+            continue
+        say(f"{name}: has no trial here, stays as it was published")
+        rows.append(row)
+        trials += own
     order = list(VARIANTS)
     rows.sort(key=lambda row: order.index(row["variant"]))
     trials.sort(key=lambda trial: order.index(trial["variant"]))

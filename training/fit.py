@@ -54,11 +54,11 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
             f"Keras' backend is {keras.backend.backend()}, on which nothing is fitted here; set "
             f"KERAS_BACKEND to {' or '.join(BACKENDS)}"
         )
+    whole, validation = dataset, (dataset.test_images, dataset.test_labels)
+    if trial.hold_out:  # before there is a folder, should it be refused
+        dataset, images, labels = hold_out(whole, trial.hold_out, HOLD_OUT_SEED)
+        validation = images, labels
     with locked(trial.folder):
-        whole, validation = dataset, (dataset.test_images, dataset.test_labels)
-        if trial.hold_out:
-            dataset, images, labels = hold_out(whole, trial.hold_out, HOLD_OUT_SEED)
-            validation = images, labels
         record = read_record(trial.folder)
         training_mean = dataset.training_mean
         if record and record["configuration"].get("training_mean") == whole.training_mean:

@@ -99,13 +99,11 @@ def run_in_turn(trials: list[Trial], data: Path | None, say: Callable[[str], Non
     as it is. So two commands over the same list share it. A single trial raises what it raises.
     """
     from training.data import load
-    from training.dataset import hold_out
-    from training.fit import HOLD_OUT_SEED, fit
+    from training.dataset import HoldOutError
+    from training.fit import fit
     from training.freeze import freeze
 
     dataset = load(trials[0].recipe.dataset, data)
-    for count in {trial.hold_out for trial in trials} - {0}:
-        hold_out(dataset, count, HOLD_OUT_SEED)  # raises here, before there is any folder
     failures: list[str] = []
     put_off: set[Path] = set()
     queue = deque(trials)
@@ -120,6 +118,8 @@ def run_in_turn(trials: list[Trial], data: Path | None, say: Callable[[str], Non
             put_off.add(trial.folder)
             queue.append(trial)
             time.sleep(BUSY_SECONDS)
+        except HoldOutError:  # all trials have the same
+            raise
         except Exception as error:
             if len(trials) == 1:
                 raise

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from service.oip import WISH_BYTES
+from service.protocol import WISH_BYTES
 from service.tensors import JSON_BYTES, JSON_BYTES_OF_A_VALUE, TooLargeError, read_request
 from tests.service.oip import FLAT, LENGTH, NESTED, PICTURE, assert_error, document, output, post
 from tests.service.tiny import oracle

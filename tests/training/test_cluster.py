@@ -308,6 +308,9 @@ def test_an_address_where_no_cluster_is_is_refused_at_once(
         assert time.monotonic() - began < 20
     # As Ray has it: the variable is what auto means, and nothing beside an address.
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    for address, message in ((closed, f"--ray {closed}: no Ray"), ("auto", "--ray auto: no Ray")):
+    for address, message in (
+        (closed, f"--ray {closed}: no Ray"),
+        ("auto", "RAY_ADDRESS says is 127.0.0.1:1: no Ray"),
+    ):
         arguments = [*shlex.split(WORDS)[:-1], str(tmp_path), "--ray", address]
         assert message in CliRunner().invoke(main, arguments).output

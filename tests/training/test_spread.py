@@ -34,6 +34,7 @@ def test_a_trials_command_asks_for_that_trial(
         return {"status": "frozen"}
 
     monkeypatch.setattr(training.fit, "fit", fit)
+    monkeypatch.setattr(training.data, "load", lambda *_: None)
     recipe = override("demo", steps=70, batch=7, learning_rate=0.00123)
     trial = Trial(recipe, VARIANTS["sigmoid_with_bn"], 11, tmp_path, 200, True, 3)
     words = command(trial, data=None)
