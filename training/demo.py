@@ -79,7 +79,7 @@ def demo(folder: Path, say: Callable[[str], None] = print) -> None:
     say("")
     say(
         f"{recipe.steps} steps are too few to be right often. What they show: Keras, ONNX and the "
-        "service say the same, and what the freeze is worth."
+        "service say the same, and what the freeze is worth.\n"
     )
     say(markdown(content))
     say(f"Figure: {models / 'comparison.png'}")
