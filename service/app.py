@@ -31,6 +31,7 @@ from service.drain import Drain
 from service.engine import Engine
 from service.finish import Finish
 from service.gate import Gate
+from service.heads import Routes
 from service.journal import Journal
 from service.messages import NoSessions, Request, Response
 from service.repository import ModelError, Repository, open_repository
@@ -120,7 +121,7 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
     )
     decoding = Decoding(settings.queue_images)
     state.init_app(app, State(settings, repository, engine, decoding, journal, drain, fault))
-    on_refusal = metrics.init_app(app, counted)
+    metrics.init_app(app, counted)
     headers.init_app(app)
     keys.init_app(app)
     problems.init_app(app)
@@ -133,7 +134,13 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
         max_body_bytes=settings.max_body_bytes,
     )
     app.wsgi_app = Gate(  # type: ignore[method-assign]
-        answers, engine, drain, origins=origins, on_refusal=on_refusal, tell=answers.tell
+        answers,
+        engine,
+        drain,
+        route=Routes(app.url_map).name,
+        origins=origins,
+        on_refusal=counted.refused,
+        tell=answers.tell,
     )
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)

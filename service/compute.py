@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from service.bodies import HungUpError
 from service.engine import DeadlineError, GoneError, OverloadedError, Rows, Task
 from service.gate import FULL, RETRY_AFTER
 from service.messages import current
@@ -25,7 +26,7 @@ def compute(*tasks: Task) -> list[Rows]:
     """Probabilities, float32 [N, classes], of each task: a model and uint8 [N, 32, 32, 3].
 
     Raises ``Problem`` 503 where the queue is full and 504 where the deadline has passed, counted
-    from the request's arrival (``Request.started``).
+    from the request's arrival (``Request.started``), and ``HungUpError``.
     """
     seconds, request = settings().deadline_seconds, current()
     deadline = request.started + seconds
@@ -38,12 +39,12 @@ def compute(*tasks: Task) -> list[Rows]:
         raise refusal(error, seconds) from None
 
 
-def refusal(error: Exception, seconds: int) -> Problem:
-    """The problem that one of ``NOT_DONE`` is, within a deadline of ``seconds``."""
+def refusal(error: Exception, seconds: int) -> Problem | HungUpError:
+    """What one of ``NOT_DONE`` is to a view, within a deadline of ``seconds``."""
     if isinstance(error, OverloadedError):
         return Problem(HTTPStatus.SERVICE_UNAVAILABLE, FULL, headers={"Retry-After": RETRY_AFTER})
     if isinstance(error, DeadlineError):
         return Problem(
             HTTPStatus.GATEWAY_TIMEOUT, f"no answer within the {seconds} seconds allowed"
         )
-    return Problem(HTTPStatus.BAD_REQUEST, "the client has hung up")
+    return HungUpError()

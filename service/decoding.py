@@ -47,19 +47,24 @@ class Decoding:
         """
 
         def check() -> None:
-            if time.monotonic() > deadline:
-                raise DeadlineError
             if gone():
                 raise GoneError
+            if time.monotonic() > deadline:
+                raise DeadlineError
 
         if not may_wait():
             return call(check)
         if self.images and self.images + count > self.queue_images:
             raise OverloadedError
-        return wait(self._begun(call, check, count, deadline))
+        return wait(self._begun(call, check, count, deadline, gone))
 
     def _begun(
-        self, call: Callable[[Check], T], check: Check, count: int, deadline: float
+        self,
+        call: Callable[[Check], T],
+        check: Check,
+        count: int,
+        deadline: float,
+        gone: Callable[[], bool],
     ) -> asyncio.Future[T]:
         """Have a thread run ``call``, and count its pictures until it has, answered or not."""
         loop = asyncio.get_running_loop()
@@ -82,7 +87,7 @@ class Decoding:
 
         def give_up() -> None:
             if not answer.done():
-                answer.set_exception(DeadlineError())
+                answer.set_exception(GoneError() if gone() else DeadlineError())
 
         self.images += count
         late = loop.call_later(max(0.0, deadline - time.monotonic()), give_up)

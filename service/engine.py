@@ -303,10 +303,10 @@ class Engine:
         now = time.monotonic()
         for part in list(self._waiting):
             call = part.call
-            if now > call.deadline:
-                call.fail(DeadlineError())
-            elif call.gone():
+            if call.gone():
                 call.fail(GoneError())
+            elif now > call.deadline:
+                call.fail(DeadlineError())
         dead = [part for part in self._waiting if part.call.done()]
         if dead:
             self._waiting = deque(part for part in self._waiting if not part.call.done())
@@ -327,7 +327,7 @@ class Engine:
         now = time.monotonic()
         for part in [part for batch in self._running for part in batch]:
             if now > part.call.deadline:
-                part.call.fail(DeadlineError())
+                part.call.fail(GoneError() if part.call.gone() else DeadlineError())
         if self._running:
             self._sweep_later(asyncio.get_running_loop())
 

@@ -2,7 +2,8 @@
 
 In and out: WSGI. A service that spends on what it refuses has less left for what it serves, so a
 POST that comes while the engine's queue is full gets its 503 here, before Flask, and its body is
-not read. Such answers are logged as one line a second with their count. What does not even become
+not read. So does one whose large body finds no room (``service.bodies``). Such answers are
+logged as one line a second with their count. What does not even become
 a request, for it is too slow, too large or no HTTP, is refused here too.
 """
 
@@ -21,12 +22,13 @@ from service.drain import Drain
 from service.engine import Engine
 from service.headers import answer_headers
 from service.journal import Answered
-from service.problems import Refusals, error_body
+from service.problems import HUNG_UP, Refusals, error_body
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 FULL = "too many pictures are waiting already; try again later"
+NO_ROOM = "too many large uploads are on their way already; try again later"
 RETRY_AFTER = "1"
 
 LOG_SECONDS = 1
@@ -35,7 +37,7 @@ LOG_SECONDS = 1
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
 STATUS_LINE = f"{_STATUS} {_STATUS.phrase}"
 
-QUEUE_FULL: Refusals = {_STATUS: FULL}
+QUEUE_FULL: Refusals = {_STATUS: "too many pictures, or large uploads, are waiting already"}
 """Of every POST."""
 
 Refused = tuple[list[tuple[str, str]], bytes]
@@ -48,7 +50,7 @@ class Gate:
     """``application`` behind the gate.
 
     ``origins`` may read its answers, as they may the application's. ``on_refusal`` is told of each
-    503, and ``tell`` of what became no request.
+    503, with its route, and ``tell`` of what became no request.
     """
 
     def __init__(
@@ -57,13 +59,15 @@ class Gate:
         engine: Engine,
         drain: Drain,
         *,
+        route: Callable[[WSGIEnvironment], str | None],
         origins: tuple[str, ...],
-        on_refusal: Callable[[WSGIEnvironment], None],
+        on_refusal: Callable[[HTTPStatus, str | None], None],
         tell: Callable[[Answered], None],
     ) -> None:
         self.application = application
         self._engine = engine
         self._drain = drain
+        self._route = route
         self._origins = origins
         self._on_refusal = on_refusal
         self._tell = tell
@@ -91,19 +95,19 @@ class Gate:
     def _log(self) -> None:
         """Say how many were refused since it was said last, if any."""
         if self._unlogged:
-            log.warning("refused %d requests: the queue is full", self._unlogged)
+            log.warning("refused %d requests: too many are waiting", self._unlogged)
             self._unlogged, self._next_line = 0, time.monotonic() + LOG_SECONDS
 
-    def refusal(self, environ: WSGIEnvironment) -> Refused:
+    def refusal(self, environ: WSGIEnvironment, detail: str = FULL) -> Refused:
         """Count a refused request; the headers and the body of its answer."""
-        self._on_refusal(environ)
+        self._on_refusal(_STATUS, self._route(environ))
         self._unlogged += 1
         if time.monotonic() >= self._next_line:
             self._log()
         elif self._unlogged == 1:
             with suppress(RuntimeError):  # without a loop, the next one that comes later says it
                 asyncio.get_running_loop().call_later(LOG_SECONDS, self._log)
-        return self._problem(environ, _STATUS, FULL, ("Retry-After", RETRY_AFTER))
+        return self._problem(environ, _STATUS, detail, ("Retry-After", RETRY_AFTER))
 
     def no_request(
         self, environ: WSGIEnvironment, status: HTTPStatus, detail: str, seconds: float
@@ -113,22 +117,13 @@ class Gate:
         ``environ`` is as much of it as is known.
         """
         headers, body = self._problem(environ, status, detail)
-        ids = correlation(environ)
-        entry = Answered(
-            created=time.time(),
-            request_id=ids.request_id,
-            trace_id=ids.trace_id,
-            method=environ.get("REQUEST_METHOD"),
-            path=environ.get("PATH_INFO"),
-            route=None,
-            variant=None,
-            status=status,
-            bytes_in=0,
-            bytes_out=len(body),
-            seconds=seconds,
-        )
-        self._tell(entry)
+        self._tell(_entry(environ, status, seconds, bytes_out=len(body)))
         return headers, body
+
+    def hung_up(self, environ: WSGIEnvironment, taken: int, seconds: float) -> None:
+        """Count and log a request whose client has gone after ``taken`` bytes of its body."""
+        route = self._route(environ)
+        self._tell(_entry(environ, HUNG_UP, seconds, route=route, bytes_in=taken))
 
     def _problem(
         self,
@@ -146,6 +141,32 @@ class Gate:
             *headers,
         )
         return [*headers, *answer_headers(environ, self._origins)], written
+
+
+def _entry(
+    environ: WSGIEnvironment,
+    status: int,
+    seconds: float,
+    *,
+    route: str | None = None,
+    bytes_in: int = 0,
+    bytes_out: int = 0,
+) -> Answered:
+    """What is told of a request that Flask has never seen."""
+    ids = correlation(environ)
+    return Answered(
+        created=time.time(),
+        request_id=ids.request_id,
+        trace_id=ids.trace_id,
+        method=environ.get("REQUEST_METHOD"),
+        path=environ.get("PATH_INFO"),
+        route=route,
+        variant=None,
+        status=status,
+        bytes_in=bytes_in,
+        bytes_out=bytes_out,
+        seconds=seconds,
+    )
 
 
 def _last_on_its_connection(start_response: StartResponse) -> StartResponse:

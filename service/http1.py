@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 
+from service.bodies import HungUpError
 from service.exchange import Exchange
 from service.incoming import BODY, HEAD, IDLE, Incoming
 from service.waiting import Turns, wait
-from service.wsgi import Answer, HungUpError, OnLoop
+from service.wsgi import Answer, OnLoop
 
 LINGER_SECONDS = 2.0
 
@@ -180,7 +181,7 @@ class Connection(Incoming):
         """More of a request's body, and whether that is not all. Raises ``HungUpError``."""
         while not exchange.parts and not exchange.complete:
             if self._transport.is_closing() or self._refused:
-                raise HungUpError
+                raise HungUpError(told=self._refused)
             if exchange.expects:
                 self._transport.write(_CONTINUE)
                 exchange.expects = False

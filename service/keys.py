@@ -1,7 +1,8 @@
 """API keys: where ``API_KEYS`` is set, every route but those marked ``@public`` asks for one.
 
 A key comes as ``Authorization: Bearer <key>`` or as ``X-API-Key: <key>``. It is asked for before
-anything else is looked at, so that a stranger does not even learn which routes there are.
+anything else is looked at, so that a stranger does not even learn which routes there are, and
+before a large body is read (``service.heads``).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 
@@ -17,6 +18,9 @@ from service.messages import current
 from service.problems import Problem, Refusals
 from service.settings import key_digest
 from service.state import state_of
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -56,19 +60,29 @@ def init_app(app: Flask) -> None:
             _check(digests)
 
 
-def _check(digests: tuple[bytes, ...]) -> None:
-    """Raises ``Problem`` 401 unless the current request brings one of the keys."""
-    request = current()
-    sent = [request.headers.get("X-API-Key", "")]
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        sent.append(token.strip())
-    sent = [key for key in sent if key]
+def brings_key(environ: WSGIEnvironment, digests: tuple[bytes, ...]) -> bool:
+    """Whether a request brings one of the keys."""
     # Digests have one length and are all compared, so that the time tells neither how much of a
     # key was right nor which one it was.
-    found = [hmac.compare_digest(key_digest(key), digest) for key in sent for digest in digests]
-    if any(found):
+    found = [
+        hmac.compare_digest(key_digest(key), digest) for key in _sent(environ) for digest in digests
+    ]
+    return any(found)
+
+
+def _sent(environ: WSGIEnvironment) -> list[str]:
+    """What a request says to be a key."""
+    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    return [key for key in (environ.get("HTTP_X_API_KEY", ""), bearer) if key]
+
+
+def _check(digests: tuple[bytes, ...]) -> None:
+    """Raises ``Problem`` 401 unless the current request brings one of the keys."""
+    environ = current().environ
+    if brings_key(environ, digests):
         return
+    sent = _sent(environ)
     detail = "the API key is not known" if sent else "an API key is needed"
     challenge = f'{_CHALLENGE}, error="invalid_token"' if sent else _CHALLENGE
     raise Problem(

@@ -8,7 +8,7 @@ worker processes answer as one (``service.metric_files``).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -25,15 +25,12 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from werkzeug.exceptions import HTTPException
 
 from service.journal import Answered, Journal
 from service.metric_files import claim_slot, dead_slots, shared_folder
 from service.operations import Answer, Tag, operation
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
     from service.engine import Engine
     from service.model import Model
     from service.repository import Repository
@@ -101,7 +98,7 @@ class Metrics:
 
         self.requests = counter("requests", "Requests answered.", _OF_A_REQUEST)
         self.request_seconds = histogram(
-            "request_seconds", "Seconds from a request's arrival to its answer.", _OF_A_REQUEST
+            "request_seconds", "Seconds from a whole request to its answer.", _OF_A_REQUEST
         )
         self._decode_seconds = histogram(
             "decode_seconds",
@@ -157,9 +154,9 @@ class Metrics:
         for entry in entries:
             self._count(entry.route or NO_ROUTE, entry.variant or "", entry.status, entry.seconds)
 
-    def refused(self, status: HTTPStatus, route: str = NO_ROUTE) -> None:
+    def refused(self, status: HTTPStatus, route: str | None) -> None:
         """One request has been refused before Flask had a look at it."""
-        self._journal.add(self._count_refused, (route, status))
+        self._journal.add(self._count_refused, (route or NO_ROUTE, status))
 
     def decoded(self, seconds: float) -> None:
         """One request's pictures are decoded."""
@@ -207,31 +204,10 @@ class Metrics:
                 self._queue.set(now)
 
 
-def init_app(app: Flask, counted: Metrics) -> Callable[[WSGIEnvironment], None]:
-    """Show what is counted of ``app``.
-
-    Returns what counts a request that was refused before it came to ``app``, with 503.
-    """
+def init_app(app: Flask, counted: Metrics) -> None:
+    """Show what is counted of ``app``."""
     app.extensions[_KEY] = counted
     app.register_blueprint(blueprint)
-
-    urls = app.url_map.bind("localhost")
-
-    known: dict[str, str] = {}
-
-    def refused(environ: WSGIEnvironment) -> None:
-        path = environ.get("PATH_INFO", "")
-        route = known.get(path)
-        if route is None:
-            try:
-                route = urls.match(path, environ["REQUEST_METHOD"], return_rule=True)[0].rule
-            except HTTPException:
-                route = NO_ROUTE
-            if route == path:  # of any other a stranger may make as many as he likes
-                known[path] = route
-        counted.refused(HTTPStatus.SERVICE_UNAVAILABLE, route)
-
-    return refused
 
 
 def metrics_of(app: Flask) -> Metrics:

@@ -16,12 +16,16 @@ from typing import Annotated, Literal, TypedDict
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from service.bodies import HungUpError
 from service.correlation import correlation
 from service.rules import Between
 
 _written = json.JSONEncoder(separators=(",", ":")).encode
 
 PROBLEM_TYPE = "application/problem+json"
+
+HUNG_UP = 499
+"""The status, in logs and metrics alone, of a request whose client did not wait for its answer."""
 
 Refusals = Mapping[HTTPStatus, str]
 """The problems that a piece of code may raise, and when; declared beside it."""
@@ -62,6 +66,7 @@ def init_app(app: Flask) -> None:
     """Answer every error of ``app`` in the form that its path asks for."""
     app.register_error_handler(Problem, _from_problem)
     app.register_error_handler(HTTPException, _from_http_exception)
+    app.register_error_handler(HungUpError, _from_hung_up)
 
 
 def _from_problem(problem: Problem) -> Response:
@@ -80,6 +85,11 @@ def _from_http_exception(error: HTTPException) -> Response:
         if name.lower() not in ("content-type", "content-length"):
             answer.headers[name] = value
     return answer
+
+
+def _from_hung_up(error: HungUpError) -> Response:
+    """What nobody reads: it is for the log and the metrics."""
+    return Response(status=HUNG_UP)
 
 
 def error_body(path: str, status: HTTPStatus, detail: str, request_id: str) -> tuple[str, str]:

@@ -143,6 +143,13 @@ SETTINGS = (
         "a time; also large ones that may wait there to be decoded or are; beyond it 503",
     ),
     Setting(
+        "QUEUE_BYTES",
+        str(64 << 20),
+        _whole(1, 1 << 40),
+        "bytes of large request bodies that each worker may hold while more of them are to come; "
+        "beyond it 503",
+    ),
+    Setting(
         "DEADLINE_SECONDS",
         "10",
         _whole(1, 3600),
@@ -223,6 +230,7 @@ class Settings:
     max_images: int
     max_batch: int
     queue_images: int
+    queue_bytes: int
     deadline_seconds: int
     head_seconds: int
     body_seconds: int

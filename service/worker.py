@@ -23,7 +23,9 @@ from gunicorn.workers.base import Worker
 
 from service import logs
 from service.acceptor import Acceptor, Board
+from service.bodies import Bodies
 from service.gate import Gate
+from service.heads import Heads
 from service.http1 import Connection, Serving
 from service.model import IMAGE_SHAPE
 from service.state import State, state_of
@@ -90,12 +92,17 @@ class LoopWorker(Worker):
         gate = self.wsgi.wsgi_app
         while not isinstance(gate, Gate):  # an instrumentation may have wrapped it
             gate = gate.application
-        application = OnLoop(self.wsgi, gate, state.settings.max_body_bytes)
+        settings = state.settings
+        bodies = Bodies(
+            Heads(self.wsgi).want_body,
+            max_bytes=settings.max_body_bytes,
+            queue_bytes=settings.queue_bytes,
+        )
         serving = Serving(
-            application,
+            OnLoop(self.wsgi, gate, bodies),
             Turns(),
-            head_seconds=state.settings.head_seconds,
-            body_seconds=state.settings.body_seconds,
+            head_seconds=settings.head_seconds,
+            body_seconds=settings.body_seconds,
             idle_seconds=KEEP_ALIVE_SECONDS,
             ended=lambda: acceptors[0].ended(),
         )
@@ -110,14 +117,14 @@ class LoopWorker(Worker):
         while not await self._beat(serving, HEARTBEAT_SECONDS) and self.ppid == os.getppid():
             pass
         state.drain.begin()
-        await self._beating(serving, state.settings.drain_seconds)
+        await self._beating(serving, settings.drain_seconds)
         for acceptor in acceptors:
             acceptor.close()
         for _ in range(LAST_TURNS):
             await self._beating(serving, 0.01)
         for connection in list(serving.connections):
             connection.shutdown()
-        limit = self.loop.time() + state.settings.deadline_seconds + 1
+        limit = self.loop.time() + settings.deadline_seconds + 1
         while (serving.turns.busy or serving.connections) and self.loop.time() < limit:
             await self._beating(serving, 0.02)
 

@@ -1,27 +1,25 @@
 """A WSGI application as an event loop's server calls it: a request's head in, a whole answer out.
 
-    application = OnLoop(app, gate, max_body_bytes)
+    application = OnLoop(app, gate, bodies)
     answer = application(environ, read)  # in its turn: it may wait (service.waiting)
 
-``read`` gives more of the body each time it is called. A body is read up to one byte more than is
-allowed; one that is announced as too large is not read at all, nor is that of a request that the
-gate refuses. Source: PEP 3333.
+``read`` gives more of the body each time it is called, if it is to be read at all
+(``service.bodies``); that of a request that the gate refuses is not. Source: PEP 3333.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from service.gate import STATUS_LINE, Gate
+from service.bodies import Bodies, HungUpError, NoRoomError, Read
+from service.gate import NO_ROOM, STATUS_LINE, Gate
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
-
-Read = Callable[[], tuple[bytes, bool]]
-"""Some of the body, and whether there is more. Raises ``HungUpError``."""
 
 GONE = "batchnorm.gone"
 """The environment's key for a function: whether the client has hung up."""
@@ -38,25 +36,30 @@ class Answer(NamedTuple):
     last: bool
 
 
-class HungUpError(Exception):
-    """The client has gone before its request was complete."""
-
-
 class OnLoop:
     """``application``, behind ``gate``, for a server that runs it in an event loop, in turns."""
 
-    def __init__(self, application: WSGIApplication, gate: Gate, max_body_bytes: int) -> None:
+    def __init__(self, application: WSGIApplication, gate: Gate, bodies: Bodies) -> None:
         self._application = application
         self._gate = gate
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
 
     def __call__(self, environ: WSGIEnvironment, read: Read) -> Answer:
         """Answer one request, whose environment is empty then. Raises ``HungUpError``."""
-        if self._reads(environ):
-            environ["wsgi.input"] = BytesIO(self._body(read))
+        body, begun = b"", time.monotonic()
         try:
+            if self._bodies.wanted(environ):
+                body = self._bodies.take(read)
+                environ["wsgi.input"] = BytesIO(body)
             return call(self._application, environ)
+        except HungUpError as error:
+            if not error.told:
+                self._gate.hung_up(environ, error.taken, time.monotonic() - begun)
+            raise
+        except NoRoomError:
+            return _written(STATUS_LINE, *self._gate.refusal(environ, NO_ROOM))
         finally:
+            self._bodies.let_go(body)
             environ.clear()  # what has been made of it holds it: together they would be garbage
 
     def refusal(self, environ: WSGIEnvironment) -> Answer | None:
@@ -75,25 +78,6 @@ class OnLoop:
         """The whole answer to what became no request; ``environ`` is what is known of it."""
         headers, body = self._gate.no_request(environ, status, detail, seconds)
         return _written(f"{status} {status.phrase}", headers, body)
-
-    def _reads(self, environ: WSGIEnvironment) -> bool:
-        """Whether there is a body, and not one that is too large."""
-        length = environ.get("CONTENT_LENGTH", "")
-        if length:
-            return int(length) <= self._max_body_bytes + 1
-        return "HTTP_TRANSFER_ENCODING" in environ
-
-    def _body(self, read: Read) -> bytes:
-        """The body, or of one that is too large its beginning: a byte more than is allowed."""
-        body, more = read()
-        if not more:
-            return body
-        parts, size = [body], len(body)
-        while more and size <= self._max_body_bytes:
-            body, more = read()
-            parts.append(body)
-            size += len(body)
-        return b"".join(parts)[: self._max_body_bytes + 1]
 
 
 def call(application: WSGIApplication, environ: WSGIEnvironment) -> Answer:

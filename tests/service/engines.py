@@ -1,4 +1,4 @@
-"""An engine alone, and stand-ins for its models.
+"""An engine alone, stand-ins for its models, and what stands before it.
 
 They say when they run, with which pictures and in which thread, and wait to be let go.
 """
@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from service.bodies import Bodies
 from service.engine import Call, Engine
 from service.model import Model
 
@@ -59,6 +60,11 @@ def pictures(*values: int) -> np.ndarray:
 
 def make_engine(**changes: Any) -> Engine:
     return Engine(**{"max_batch": 8, "queue_images": 64, **changes})
+
+
+def make_bodies(max_bytes: int, queue_bytes: int = 1 << 30) -> Bodies:
+    """Bodies of requests that are all of use."""
+    return Bodies(lambda environ: True, max_bytes=max_bytes, queue_bytes=queue_bytes)
 
 
 def submit(

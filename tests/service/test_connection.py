@@ -15,8 +15,10 @@ from service.drain import Drain
 from service.gate import Gate
 from service.http1 import Connection, Serving
 from service.incoming import MAX_HEAD_BYTES
+from service.journal import Answered
 from service.waiting import Turns
 from service.wsgi import OnLoop
+from tests.service.engines import make_bodies
 from tests.service.test_server import DEADLINE
 
 
@@ -28,15 +30,22 @@ async def asking(
     full: bool = False,
     body: float = DEADLINE,
     idle: float = DEADLINE,
+    told: list[Answered] | None = None,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, Turns]]:
     """A connection on which ``sent`` has been sent."""
     loop, turns = asyncio.get_running_loop(), Turns()
     engine: Any = SimpleNamespace(full=full)
     gate = Gate(
-        application, engine, Drain(), origins=(), on_refusal=lambda _: None, tell=lambda _: None
+        application,
+        engine,
+        Drain(),
+        route=lambda _: None,
+        origins=(),
+        on_refusal=lambda *_: None,
+        tell=(told if told is not None else []).append,
     )
     serving = Serving(
-        OnLoop(gate, gate, 1 << 20),
+        OnLoop(gate, gate, make_bodies(1 << 20)),
         turns,
         *(DEADLINE, body, idle),
         ended=lambda: None,
@@ -275,3 +284,33 @@ def test_a_body_has_its_time_and_no_more_however_much_comes_at_once() -> None:
         return time.monotonic() - start
 
     assert asyncio.run(main()) < 3
+
+
+@pytest.mark.parametrize("sent", [0, 70_000])
+def test_a_hang_up_within_a_body_is_told_once_as_one(sent: int) -> None:
+    head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
+    told: list[Answered] = []
+
+    async def main() -> None:
+        async with asking(echo, head + bytes(sent), told=told) as (_, writer, turns):
+            await asyncio.sleep(0.2)
+            assert turns.busy == 1
+            writer.close()
+            async with asyncio.timeout(DEADLINE):
+                while turns.busy:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    (entry,) = told
+    assert (entry.method, entry.path, entry.status) == ("POST", "/a", 499)
+    assert entry.bytes_in == sent
+    assert 0.1 < entry.seconds < DEADLINE
+
+
+def test_a_body_that_is_too_late_is_told_once_and_not_as_a_hang_up() -> None:
+    head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
+    told: list[Answered] = []
+    answer, turns = asyncio.run(asked(echo, head, body=0.3, told=told))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert turns.busy == 0
+    assert [entry.status for entry in told] == [408]

@@ -12,6 +12,7 @@ from flask import Flask
 from service.journal import DELAY
 from service.waiting import Turns
 from service.wsgi import GONE, OnLoop
+from tests.service.engines import make_bodies
 from tests.service.hostile import PHOTO
 from tests.service.test_connection import LAST, asked
 from tests.service.test_server import DEADLINE
@@ -41,7 +42,7 @@ def environ() -> dict[str, Any]:
 
 async def answered(app: Flask, requests: int) -> None:
     gate: Any = app.wsgi_app
-    application, turns, statuses = OnLoop(app, gate, 1 << 20), Turns(), list[bytes]()
+    application, turns, statuses = OnLoop(app, gate, make_bodies(1 << 20)), Turns(), list[bytes]()
 
     def answer() -> None:
         statuses.append(application(environ(), lambda: (BODY, False)).head[:12])

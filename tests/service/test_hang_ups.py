@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from service.journal import DELAY
 from tests.service.clients import PICTURE, WHOLE, ask_politely, connect, connections
 from tests.service.exposition import samples, total
 from tests.service.processes import descriptors
@@ -75,3 +76,7 @@ def test_pictures_of_clients_that_have_hung_up_are_not_computed(slow_server: Run
     time.sleep(0.1)
     assert ask() < WAITING * alone / 4
     assert computed(slow_server) - before < WAITING / 2
+    time.sleep(5 * DELAY)
+    told = [line["status"] for line in slow_server.lines() if line.get("path") == "/predict"]
+    assert set(told) == {200, 499}
+    assert told.count(499) > WAITING / 2

@@ -1,0 +1,101 @@
+"""Requests' bodies on their way in: which are read, and how many bytes of them a process holds.
+
+    bodies = Bodies(heads.want_body, max_bytes=10 << 20, queue_bytes=64 << 20)
+    if bodies.wanted(environ):
+        body = bodies.take(read)     # in its turn
+        ...
+        bodies.let_go(body)
+
+A body is read up to one byte more than is allowed; one that is announced as too large is not read
+at all, nor is a large one that nobody would look at. A body that has come whole is always taken;
+one that is still to come only while all together are within ``queue_bytes``, as it is the many
+large ones, slow to come, that fill the memory of a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+SMALL = 64 << 10
+"""Bytes of a body that may as well be read as asked about."""
+
+Read = Callable[[], tuple[bytes, bool]]
+"""Some of the body, and whether there is more. Raises ``HungUpError``."""
+
+
+class HungUpError(Exception):
+    """The client has gone before its request had its answer.
+
+    ``taken`` bytes of its body had come; ``told`` says that what came was refused and is counted.
+    """
+
+    def __init__(self, *, told: bool = False) -> None:
+        super().__init__()
+        self.taken, self.told = 0, told
+
+
+class NoRoomError(Exception):
+    """The bodies of others leave no room for the rest of this one."""
+
+
+class Bodies:
+    """The bodies that one process reads; ``held`` is the size of those that are in memory."""
+
+    def __init__(
+        self, of_use: Callable[[WSGIEnvironment], bool], *, max_bytes: int, queue_bytes: int
+    ) -> None:
+        self._of_use = of_use
+        self._max_bytes = max_bytes
+        self._queue_bytes = queue_bytes
+        self.held = 0
+
+    def wanted(self, environ: WSGIEnvironment) -> bool:
+        """Whether a request has a body that is to be read."""
+        length = environ.get("CONTENT_LENGTH", "")
+        if length:
+            size = int(length)
+            if size <= SMALL and "HTTP_EXPECT" not in environ:
+                return True
+            if size > self._max_bytes + 1:
+                return False
+        elif "HTTP_TRANSFER_ENCODING" not in environ:
+            return False
+        return self._of_use(environ)
+
+    def take(self, read: Read) -> bytes:
+        """The body, or of one that is too large its beginning: a byte more than is allowed.
+
+        It counts as held until it is let go. Raises ``HungUpError`` and ``NoRoomError``.
+        """
+        body, more = read()
+        size = len(body)
+        self.held += size
+        if not more:
+            return body
+        parts = [body]
+        try:
+            while more and size <= self._max_bytes:
+                if self._queue_bytes < self.held != size:  # alone, a body may be larger than that
+                    raise NoRoomError
+                body, more = read()
+                parts.append(body)
+                size += len(body)
+                self.held += len(body)
+        except HungUpError as error:
+            self.held -= size
+            error.taken = size
+            raise
+        except BaseException:
+            self.held -= size
+            raise
+        whole = b"".join(parts)[: self._max_bytes + 1]
+        self.held -= size - len(whole)
+        return whole
+
+    def let_go(self, body: bytes) -> None:
+        """What ``take`` has returned is no longer needed."""
+        self.held -= len(body)

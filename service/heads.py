@@ -1,0 +1,64 @@
+"""What a request's head says by itself: which route it asks for, and whether its body is of use.
+
+In: WSGI's environment, before the body has been read and before Flask has a look at it. A large
+body is read only for a route that takes one, from somebody who may ask it; what is refused anyway
+costs its head. Flask then answers such a request as any other: 401, 404 or 405.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flask import Flask
+from werkzeug.exceptions import HTTPException
+
+from service.keys import brings_key, is_public
+from service.state import state_of
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+    from werkzeug.routing import Map, Rule
+
+
+class Routes:
+    """Which URL rule matches a request, without the rest of Flask."""
+
+    def __init__(self, rules: Map) -> None:
+        self._rules = rules.bind("localhost")
+        self._known: dict[tuple[str, str], Rule] = {}
+
+    def rule(self, environ: WSGIEnvironment) -> Rule | None:
+        """The rule that answers the request; None where there is none."""
+        asked = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        rule = self._known.get(asked)
+        if rule is None:
+            method, path = asked
+            try:
+                rule = self._rules.match(path, method, return_rule=True)[0]
+            except HTTPException:
+                return None
+            if rule.rule == path:  # of any other a stranger may make as many as he likes
+                self._known[asked] = rule
+        return rule
+
+    def name(self, environ: WSGIEnvironment) -> str | None:
+        """The rule as it is written, as logs and metrics have it."""
+        rule = self.rule(environ)
+        return rule.rule if rule else None
+
+
+class Heads:
+    """Tells of a request by its head whether ``app`` would read its body."""
+
+    def __init__(self, app: Flask) -> None:
+        self.routes = Routes(app.url_map)
+        self._views = app.view_functions
+        self._digests = state_of(app).settings.api_keys
+
+    def want_body(self, environ: WSGIEnvironment) -> bool:
+        """Whether there is a view that reads it, and whoever sends it may ask that view."""
+        rule = self.routes.rule(environ) if environ["REQUEST_METHOD"] == "POST" else None
+        if rule is None:
+            return False
+        view = self._views[rule.endpoint]
+        return not self._digests or is_public(view) or brings_key(environ, self._digests)
