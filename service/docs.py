@@ -13,7 +13,7 @@ from flask import Blueprint, current_app, json, render_template
 
 from service.assets import address, packed_response
 from service.examples import MEDIA, file
-from service.kept import kept
+from service.kept import ROOT, kept
 from service.messages import Response, current
 from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem, Refusals
@@ -38,7 +38,7 @@ def openapi() -> Response:
 @operation(Tag.PAGES, Answer("the page", others=("text/html",)))
 def docs() -> Response:
     """The same, for people."""
-    page = kept("/docs", current().root_url, _written)
+    page = kept("/docs", _written)
     response = packed_response(current(), page.content, page.packed, "text/html")
     response.headers["Content-Security-Policy"] = _POLICY
     return response
@@ -49,10 +49,11 @@ def _written() -> str:
 
     # Only a command needs to say where the service is. The page's own links leave that to the
     # browser, which knows better where a proxy stands between them.
+    root = current().script_root
     return render_template(
         "docs.html",
-        page=page(document(), current().root_url),
-        root=current().script_root,
+        page=page(document(), f"{ROOT}{root}/"),
+        root=root,
         style=address("docs.css"),
     )
 

@@ -26,7 +26,7 @@ from service import wording
 from service.assets import address, packed_response
 from service.charts import curves, shifts
 from service.compute import NOT_COMPUTED, compute
-from service.kept import Page, kept, page_of
+from service.kept import ROOT, Page, kept, page_of
 from service.looks import first_look, look_of, newest, pixels_of
 from service.messages import Response, current
 from service.model import Model
@@ -57,7 +57,7 @@ def init_app(app: Flask) -> None:
 @operation(Tag.PAGES, Answer("the page", others=(HTML,)), NO_MODELS, told=True)
 def index() -> Response:
     """The page."""
-    return _html(kept("/", current().host_url, _opening))
+    return _html(kept("/", _opening))
 
 
 def _opening() -> str:
@@ -76,6 +76,7 @@ def _opening() -> str:
     )
     return _written(
         "page.html",
+        origin=ROOT,
         look=look,
         latencies={each.model.variant: each.milliseconds for each in look.answers},
         examples=shown,
@@ -179,12 +180,14 @@ def _written(template: str, **context: object) -> str:
         context[each.__name__] = each
     return render_template(
         template,
-        address=address,
-        field=FIELD,
-        origin=current().host_url.rstrip("/"),
-        keyed=bool(settings().api_keys),
-        max_bytes=settings().max_body_bytes,
-        **context,
+        **{
+            "address": address,
+            "field": FIELD,
+            "origin": current().host_url.rstrip("/"),
+            "keyed": bool(settings().api_keys),
+            "max_bytes": settings().max_body_bytes,
+            **context,
+        },
     )
 
 

@@ -265,14 +265,29 @@ def test_the_page_is_made_once_of_what_was_there_with_the_models(
         assert client.head(path).headers["Content-Length"] == str(len(first.data))
 
 
-def test_a_page_that_is_kept_names_the_host_of_each_request(app: Flask) -> None:
+def test_a_page_is_written_once_and_names_the_host_of_each_request(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = app.test_client()
+    for path in ("/", "/docs"):
+        assert client.get(path).status_code == 200
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the page was made again")
+
+    monkeypatch.setattr("service.pages.render_template", refuse)
+    monkeypatch.setattr("service.docs.render_template", refuse)
+    packing = {"Accept-Encoding": "gzip"}
     for lap in range(2):
-        for number in range(30):  # more than are kept
+        for number in range(20):  # more than are kept ready
             host = f"host-{number}.example"
-            for path in ("/", "/docs") if number < 3 else ("/docs",):
+            for path in ("/", "/docs"):
                 text = client.get(path, headers={"Host": host}).text
                 assert set(re.findall("host-[0-9]+", text)) == {f"host-{number}"}, (lap, path)
+                assert "http://localhost" not in text
+                assert ".invalid" not in text
+                packed = client.get(path, headers={"Host": host, **packing})
+                assert gzip.decompress(packed.data).decode() == text
 
 
 def test_a_comparison_may_say_more_and_may_be_unfrozen(tmp_path: Path) -> None:
