@@ -5,12 +5,18 @@ split among two workers as 1 and 7 as often as not, and then one of two CPUs has
 workers share a board with their numbers of connections; one that has more than another leaves a
 new connection to it for ``PATIENCE`` seconds, and takes it if it is still there. Where there are
 many, a few more make no difference, and nobody waits for them to be even.
+
+A process may have so many files open, and each connection is one. Where there are as many as may
+be, those that have been idle for the longest time end: whoever has something to ask gets in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import mmap
+import os
+import resource
 import socket
 import struct
 from collections.abc import Callable
@@ -22,6 +28,9 @@ SHORTAGE = 0.1
 
 TOLERANCE = 8
 """One in so many connections may be more than another has."""
+
+RESERVED = 128
+"""Open files that are no connections: libraries, metrics, a model that is downloaded."""
 
 BATCH = 64
 """Connections that are taken before the loop does something else."""
@@ -55,8 +64,17 @@ class Board:
         return min(self[place] for place in range(self.places))
 
 
+def most_connections() -> int:
+    """As many as this process may have, and still open what files it needs."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _NOBODY - 1 if allowed < 0 else max(allowed - RESERVED, allowed // 2)
+
+
 class Acceptor:
-    """Takes connections of a listening, non-blocking socket for one worker, at its ``place``."""
+    """Takes connections of a listening, non-blocking socket for one worker, at its ``place``.
+
+    It has at most ``most``; beyond, it has ``shed`` end some that are idle.
+    """
 
     def __init__(
         self,
@@ -64,7 +82,12 @@ class Acceptor:
         protocol: Callable[[], asyncio.BaseProtocol],
         board: Board,
         place: int,
+        *,
+        most: int = _NOBODY - 1,
+        shed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._most = most
+        self._shed = shed
         self._listener = listener
         self._protocol = protocol
         self._board = board
@@ -99,18 +122,26 @@ class Acceptor:
                 self._wait(PATIENCE)
                 return
             try:
+                self._make_room()
                 if not self._take():
                     return
             except OSError:  # out of descriptors or memory: others may end in the meantime
-                self._wait(SHORTAGE)
+                self._wait(PATIENCE)
                 return
 
     def _wait(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)
         self._pause = self._loop.call_later(seconds, self._resume)
 
+    def _make_room(self) -> None:
+        """Raise ``OSError`` where there is none for another connection, and see to it."""
+        if self._board[self._place] >= self._most:
+            self._shed()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
     def _resume(self) -> None:
         try:
+            self._make_room()
             self._take()
         except OSError:
             self._pause = self._loop.call_later(SHORTAGE, self._resume)

@@ -16,16 +16,18 @@ few, and no timer is set for a request. The bytes are read by ``service.incoming
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
+from operator import attrgetter
 
 from service.bodies import HungUpError
 from service.exchange import Exchange
-from service.incoming import BODY, HEAD, IDLE, Incoming
+from service.incoming import BODY, HEAD, IDLE, NEW, Incoming
 from service.waiting import Turns, wait
 from service.wsgi import Answer, OnLoop
 
@@ -33,6 +35,9 @@ LINGER_SECONDS = 2.0
 
 SWEEP_SECONDS = 0.25
 """How often every connection is looked at for what has taken too long."""
+
+SHED = 16
+"""Idle connections that end at a time where there are too many."""
 
 _FAILED = Answer(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n", b"", last=False)
 _CLOSE = b"Connection: close\r\n"
@@ -65,6 +70,12 @@ class Serving:
         now = loop.time()
         for connection in list(self.connections):
             connection.look(now)
+
+    def shed(self) -> None:
+        """End the few connections that have been idle for the longest time."""
+        idle = [each for each in self.connections if each.idle_since is not None]
+        for connection in heapq.nsmallest(SHED, idle, key=attrgetter("idle_since")):
+            connection.shutdown()
 
 
 class Connection(Incoming):
@@ -108,6 +119,12 @@ class Connection(Incoming):
             drained.set_result(None)
 
     # Called by the worker.
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when there is nothing to do on it, of the loop's time; None where there is."""
+        idle = self._stage in (NEW, IDLE) and self._current is None and not self._over
+        return self._since if idle else None
 
     def look(self, now: float) -> None:
         """End what has taken too long by ``now``, of the loop's time."""

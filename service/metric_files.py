@@ -7,7 +7,8 @@ PROMETHEUS_MULTIPROC_DIR, as under another pre-forking server, that folder is us
 
 A worker's files bear the number of its slot, not of its process: who replaces a dead worker takes
 over its slot, and counts on from where it stopped. So nothing is lost, and nothing piles up. A
-slot is held by a lock that the kernel releases when its process ends, however it ends.
+slot is held by a lock that the kernel releases when its process ends, however it ends; so is the
+folder, and one that nobody holds any more, as its server was killed, goes when the next one starts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
-_LOCK = "slot-{}.lock"
+_PREFIX = "batchnorm-metrics-"
+_LOCK, _HELD = "slot-{}.lock", "held.lock"
 
 
 class FolderError(Exception):
@@ -50,8 +52,10 @@ def shared(workers: int) -> Iterator[None]:
     if workers == 1 or given:
         yield
         return
+    _sweep(memory() or Path(tempfile.gettempdir()))
     try:
-        folder = tempfile.mkdtemp("", "batchnorm-metrics-", memory())
+        folder = tempfile.mkdtemp("", _PREFIX, memory())
+        held = _lock(Path(folder) / _HELD)  # by the workers too, which inherit it
     except OSError as error:
         raise FolderError(
             f"several workers need a folder for their metrics, and none can be made "
@@ -65,6 +69,20 @@ def shared(workers: int) -> Iterator[None]:
         if os.getpid() == maker:
             os.environ.pop(VARIABLE, None)
             shutil.rmtree(folder, ignore_errors=True)
+            if held is not None:
+                os.close(held)
+
+
+def _sweep(place: Path) -> None:
+    """Remove the folders that servers of the same user have left behind in ``place``."""
+    for each in place.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if each.lstat().st_uid != os.getuid() or not (each / _HELD).is_file():
+                continue
+            held = _lock(each / _HELD)
+            if held is not None:
+                shutil.rmtree(each, ignore_errors=True)
+                os.close(held)
 
 
 def _check(folder: Path) -> None:

@@ -22,7 +22,7 @@ import uvloop
 from gunicorn.workers.base import Worker
 
 from service import logs
-from service.acceptor import Acceptor, Board
+from service.acceptor import Acceptor, Board, most_connections
 from service.bodies import Bodies
 from service.gate import Gate
 from service.heads import Heads
@@ -113,7 +113,10 @@ class LoopWorker(Worker):
 
         acceptors: list[Acceptor] = []
         for each in self.sockets:
-            acceptors.append(Acceptor(each.sock, protocol, self.board, self.place))
+            most, shed = most_connections(), serving.shed
+            acceptors.append(
+                Acceptor(each.sock, protocol, self.board, self.place, most=most, shed=shed)
+            )
         while not await self._beat(serving, HEARTBEAT_SECONDS) and self.ppid == os.getppid():
             pass
         state.drain.begin()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from service.acceptor import Acceptor, Board
+from service.acceptor import RESERVED, Acceptor, Board
+from service.http1 import SHED
+from tests.service.clients import connect, head_of
 from tests.service.processes import peers
 from tests.service.test_operations import wait_for_workers
 from tests.service.test_server import DEADLINE, Running, started, wait_until_alive
+from tests.service.trouble import still_open
 
 
 @pytest.fixture
@@ -87,3 +92,58 @@ def test_who_has_left_does_not_count() -> None:
     assert board.least() == 3
     board.leave(0)
     assert board.least() == 5
+
+
+FILES = 300
+"""That a worker may have open; 172 of them may be connections."""
+
+
+@pytest.fixture(scope="module")
+def small(models_dir: Path) -> Iterator[Running]:
+    command = ("bash", "-c", f"ulimit -n {FILES}; exec {sys.executable} -m service")
+    with started(models_dir, command=command, WEB_CONCURRENCY="1") as server:
+        wait_until_alive(server)
+        yield server
+
+
+def asked(connection: socket.socket) -> bool:
+    """Whether the connection is there, and answers."""
+    try:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = connection.recv(1 << 20)
+    except OSError:
+        return False
+    return answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_where_there_are_too_many_those_idle_for_longest_end(small: Running) -> None:
+    with contextlib.ExitStack() as stack:
+        idle = []
+        for _ in range(FILES):
+            idle.append(stack.enter_context(connect(small)))
+            assert asked(idle[-1])
+        held = [number for number, each in enumerate(idle) if asked(each)]
+    assert FILES - RESERVED - SHED <= len(held) <= FILES - RESERVED
+    assert held == list(range(FILES - len(held), FILES))
+
+
+def test_who_has_something_to_say_is_not_sent_away_for_who_comes_later(small: Running) -> None:
+    busy, late = FILES - RESERVED, 20
+    with contextlib.ExitStack() as stack:
+        time.sleep(0.3)  # whoever was there before is gone
+        before = []
+        for _ in range(busy):
+            before.append(stack.enter_context(connect(small)))
+            before[-1].sendall(head_of(1000))
+        time.sleep(0.3)
+        after = [stack.enter_context(connect(small)) for _ in range(late)]
+        for each in after:
+            each.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.3)
+        assert all(map(still_open, [*before, *after]))
+        for each in before[:late]:
+            each.close()
+        for each in after:
+            each.settimeout(DEADLINE)
+            assert each.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert all(map(still_open, before[late:]))
