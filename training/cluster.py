@@ -2,8 +2,9 @@
 
 A task is a trial. It is handed what this machine has of it, works in the runs folder of its own
 machine, and what it leaves there is gathered into this machine's folder. So the folders may be one
-that all machines share, or not. In both directions the further of two states of a trial is kept,
-and another trial is never overwritten.
+that all machines share, or not. In both directions the further of two states of a trial is kept:
+what was finished further, and beside it the checkpoint that is further, each from where it is. And
+another trial is never overwritten.
 
 A worker imports this module before a task tells it which backend is asked for, so whatever imports
 Keras is imported inside the functions.
@@ -45,8 +46,9 @@ from training.trial import (
     write_atomically,
 )
 
+CHECKPOINT = "checkpoint.npz"
 RECORD = "trial.json"
-FILES = ("checkpoint.npz", "history.csv", "model.keras", "frozen.keras", RECORD)
+FILES = (CHECKPOINT, "history.csv", "model.keras", "frozen.keras", RECORD)
 STATUSES = ("fitting", "fitted", "frozen")
 CONNECT_SECONDS = 5.0
 
@@ -144,7 +146,7 @@ def pack(folder: Path) -> dict[str, bytes]:
 
 
 def unpack(files: dict[str, bytes], folder: Path, say: Callable[[str], None]) -> None:
-    """Make ``pack``'s files those of ``folder``, unless what it holds is as far or further.
+    """Bring ``folder`` to where ``pack``'s files are, in whatever they are further than it.
 
     Raises ``TrialError`` where it holds another trial.
     """
@@ -152,29 +154,50 @@ def unpack(files: dict[str, bytes], folder: Path, say: Callable[[str], None]) ->
         return
     with _held(folder, say):
         record = read_record(folder)
+        here: dict[str, bytes] = {}  # what lies there without a record is of nobody
         if record is not None:
             check_same(folder, record, json.loads(files[RECORD])["configuration"])
-            if _standing(pack(folder)) >= _standing(files):
-                return
-        (folder / RECORD).unlink(missing_ok=True)  # it vouches for no mixture of old and new
-        for name in FILES:
+            here = pack(folder)
+            files = _furthest(here, files)
+        new = [name for name in FILES if not here or files.get(name) != here.get(name)]
+        if RECORD in new:  # it vouches for no mixture of old and new
+            (folder / RECORD).unlink(missing_ok=True)
+        for name in new:
             if name in files:
                 write_atomically(folder / name, partial(Path.write_bytes, data=files[name]))
             else:
                 (folder / name).unlink(missing_ok=True)
 
 
-def _standing(files: dict[str, bytes]) -> tuple[int, int]:
-    """How far a trial is: its steps, and then whether it is fitted and frozen."""
-    from training.checkpoint import step_of
+def _furthest(here: dict[str, bytes], there: dict[str, bytes]) -> dict[str, bytes]:
+    """Of two states of a trial the further one; ``here`` where they are as far.
 
+    What is finished outweighs any checkpoint, and a checkpoint beyond it is not lost for that: the
+    two together are what a longer run leaves that was killed beside a finished one.
+    """
+    finished = max((here, there), key=_finished)
+    longer = max((finished, here, there), key=_step)
+    if not any(_finished(finished)):
+        return longer
+    if longer is finished:
+        return finished
+    return finished | {CHECKPOINT: longer[CHECKPOINT]}
+
+
+def _finished(files: dict[str, bytes]) -> tuple[int, int]:
+    """How many steps the finished fit had, and whether it is fitted or frozen; zeros for none."""
     record = json.loads(files[RECORD])
-    step = 0
-    if "outcome" in record:
-        step = record["outcome"]["steps"]
-    elif "checkpoint.npz" in files:
-        step = step_of(io.BytesIO(files["checkpoint.npz"]))
-    return step, STATUSES.index(record["status"])
+    return record.get("outcome", {}).get("steps", 0), STATUSES.index(record["status"])
+
+
+def _step(files: dict[str, bytes]) -> int:
+    """How many steps the checkpoint has behind it; none where it is not there or is damaged."""
+    from training.checkpoint import BROKEN, step_of
+
+    try:
+        return step_of(io.BytesIO(files[CHECKPOINT]))
+    except BROKEN:
+        return 0
 
 
 @contextmanager

@@ -103,6 +103,30 @@ def fit_and_freeze(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Fi
     return run
 
 
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Any, int], None]:
+    """Fit a trial and die once the checkpoint of that step is written."""
+    import training.fit
+    from tests.training.resumed import Killed
+
+    def run(trial: Any, data: Any, step: int) -> None:
+        save = training.fit._Run.save
+
+        def dying(run: Any) -> None:
+            save(run)
+            if run.progress.step == step:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training.fit, "CHECKPOINT_SECONDS", 0)
+            patch.setattr(training.fit, "EXECUTION_SECONDS", 0)
+            patch.setattr(training.fit._Run, "save", dying)
+            with pytest.raises(Killed):
+                training.fit.fit(trial, data)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def relu_with_bn(fit_and_freeze: Callable[..., Fitted], dataset: Any) -> Fitted:
     return fit_and_freeze("relu_with_bn", dataset, steps=60)

@@ -14,6 +14,10 @@ from training.variants import VARIANTS
 STEPS = 14  # three epochs of 4 steps, and a shorter one
 
 
+class Killed(BaseException):
+    """Nothing catches this, as nothing catches SIGKILL."""
+
+
 def make_trial(runs: Path, steps: int = STEPS) -> Trial:
     recipe = make_recipe(steps, steps_per_epoch=4)
     return Trial(recipe, VARIANTS["relu_with_bn"], seed=7, runs=runs, hold_out=100, keep_best=True)

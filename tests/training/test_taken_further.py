@@ -15,7 +15,7 @@ import pytest
 import training.fit
 import training.record
 import training.trial
-from tests.training.resumed import assert_same_outcome, make_trial
+from tests.training.resumed import Killed, assert_same_outcome, make_trial
 from tests.training.trials import history
 from training.dataset import hold_out
 from training.fit import fit
@@ -29,32 +29,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory, small_dataset: Any) -> Pa
     trial = make_trial(tmp_path_factory.mktemp("straight"))
     fit(trial, small_dataset)
     return trial.folder
-
-
-class Killed(BaseException):
-    """Nothing catches this, as nothing catches SIGKILL."""
-
-
-@pytest.fixture
-def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trial, Any, int], None]:
-    """Fit a trial and die once the checkpoint of that step is written."""
-
-    def run(trial: Trial, dataset: Any, step: int) -> None:
-        save = training.fit._Run.save
-
-        def dying(run: Any) -> None:
-            save(run)
-            if run.progress.step == step:
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(training.fit, "CHECKPOINT_SECONDS", 0)
-            patch.setattr(training.fit, "EXECUTION_SECONDS", 0)
-            patch.setattr(training.fit._Run, "save", dying)
-            with pytest.raises(Killed):
-                fit(trial, dataset)
-
-    return run
 
 
 @pytest.mark.parametrize("step", [3, 6], ids=["in the first epoch", "in the second"])
