@@ -8,7 +8,9 @@ import click
 
 
 class Words(click.ParamType[list[str]]):
-    """A list in one word: ``a,b`` or ``a b``; ``all`` stands for everything that is known."""
+    """A list in one word: ``a,b`` or ``a b``; ``all``, alone or among others, stands for everything
+    that is known. What comes twice counts once.
+    """
 
     name = "list"
 
@@ -20,14 +22,13 @@ class Words(click.ParamType[list[str]]):
         if isinstance(value, list):
             return value
         words = value.replace(",", " ").split()
-        if words == ["all"]:
-            return self.known
         for word in words:
-            if word not in self.known:
+            if word not in ("all", *self.known):
                 self.fail(f"{word!r} is not one of: all, {', '.join(self.known)}", param, ctx)
         if not words:
             self.fail("the list is empty", param, ctx)
-        return list(dict.fromkeys(words))
+        names = [name for word in words for name in (self.known if word == "all" else [word])]
+        return list(dict.fromkeys(names))
 
 
 class Seeds(click.ParamType[list[int]]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from training.lists import Seeds
+from training.lists import Seeds, Words
 
 
 def test_seeds_are_numbers_and_ranges() -> None:
@@ -18,3 +18,16 @@ def test_seeds_are_numbers_and_ranges() -> None:
 def test_what_is_no_list_of_seeds_is_refused(word: str) -> None:
     with pytest.raises(click.BadParameter):
         Seeds().convert(word, None, None)
+
+
+def test_all_stands_for_every_name_also_among_others() -> None:
+    words = Words(["a", "b", "c"])
+    assert words.convert("all", None, None) == ["a", "b", "c"]
+    assert words.convert("all,b", None, None) == ["a", "b", "c"]
+    assert words.convert("b all b", None, None) == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("word", ["", "d", "all,d", "a,ALL"])
+def test_what_is_no_list_of_the_names_is_refused(word: str) -> None:
+    with pytest.raises(click.BadParameter):
+        Words(["a", "b", "c"]).convert(word, None, None)
