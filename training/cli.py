@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from training.environment import import_quietly
 from training.lists import Seeds, Words
@@ -127,7 +128,7 @@ def main() -> None:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Trials at a time, each in a process of its own, on this machine.",
+    help="Trials at a time, each in a process of its own, on this machine; not with --ray.",
 )
 @click.option(
     "--ray",
@@ -169,6 +170,16 @@ def train(
     index: int | None,
 ) -> None:
     """Fit and freeze every variant with every seed, one trial after another or several at once."""
+    if _given("gpus") and cluster is None:
+        raise click.UsageError(
+            "--gpus shares out a Ray cluster's GPUs: give --ray ADDRESS as well, or leave it out; "
+            "without a cluster a fit takes the GPU that Keras sees"
+        )
+    if _given("jobs") and cluster is not None:
+        raise click.UsageError(
+            "--jobs counts processes on this machine, and --ray runs a trial on every free CPU of "
+            "the cluster: give one of them"
+        )
     from training.cluster import run_on_ray
     from training.spread import run_in_processes, run_in_turn
     from training.trial import Trial, TrialError, override
@@ -323,6 +334,12 @@ def demo(to: Path) -> None:
     from training.demo import demo as run
 
     run(to, say=click.echo)
+
+
+def _given(name: str) -> bool:
+    """Whether the option was given to this command, be it as its default says."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
 
 
 def _folders(runs: Path, recipe: str, variants: list[str], seeds: list[int]) -> list[Path]:

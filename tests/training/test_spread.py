@@ -188,3 +188,26 @@ def test_what_is_wrong_with_a_whole_command_is_said_once_and_leaves_nothing(tmp_
         done = CliRunner().invoke(main, [*words, "--learning-rate", number])
         assert (done.exit_code, f"'{number}' is not a finite number" in done.output) == (2, True)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--gpus 0.25", "--gpus shares out a Ray cluster's GPUs: give --ray ADDRESS as well"),
+        ("--gpus 0 --jobs 2", "--gpus shares out a Ray cluster's GPUs: give --ray ADDRESS as well"),
+        ("--jobs 2 --ray auto", "--jobs counts processes on this machine"),
+        ("--jobs 1 --ray auto --gpus 1", "--jobs counts processes on this machine"),
+    ],
+)
+def test_an_option_of_another_engine_is_refused(
+    words: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any) -> None:
+        raise AssertionError("the data was touched")
+
+    monkeypatch.setattr(training.data, "load", load)
+    arguments = ["train", "--recipe", "demo", "--runs", str(tmp_path / "runs"), *words.split()]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert says in " ".join(done.output.split())
+    assert not (tmp_path / "runs").exists()
