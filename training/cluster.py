@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 
 from training.cifar100 import VARIABLE
+from training.environment import THREADS
 from training.spread import (
     BUSY_SECONDS,
     DEATHS,
     SHARING,
-    THREADS,
     failure,
     is_done,
     left_to_do,

@@ -10,6 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from service.cpus import usable_cpus
+
+THREADS = "TF_NUM_INTRAOP_THREADS"  # how many TensorFlow computes with; unset: one a core
+JAX_THREADS = "NPROC"  # and JAX, on a CPU
 TOOLS = ("keras", "tensorflow", "jax", "numpy", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime")
 
 # Dense TFLOP/s of the makers' data sheets, by what JAX and TensorFlow call the device: float32
@@ -63,7 +67,9 @@ def _backend() -> str | None:
 
 
 def hardware() -> str:
-    """The accelerator Keras' backend uses or the processor, and how many cores we may use."""
+    """The accelerator Keras' backend uses; or the processor, how many cores this process may use,
+    and with how many threads, where those were set to fewer.
+    """
     backend = _backend()
     if backend == "jax":
         device = sys.modules["jax"].devices()[0]
@@ -73,8 +79,23 @@ def hardware() -> str:
         config = sys.modules["tensorflow"].config
         for gpu in config.list_physical_devices("GPU"):
             return str(config.experimental.get_device_details(gpu).get("device_name", gpu.name))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores"
+    cores = usable_cpus()
+    said = f"{_processor()}, {cores} core{'s' * (cores > 1)}"
+    threads = _threads(backend)
+    if threads is not None and threads < cores:
+        said += f", {threads} thread{'s' * (threads > 1)}"
+    return said
+
+
+def _threads(backend: str | None) -> int | None:
+    """With how many threads ``backend`` was told to compute on a CPU; None where it was not."""
+    told = 0
+    if backend == "tensorflow":
+        told = sys.modules[backend].config.threading.get_intra_op_parallelism_threads()
+    value = os.environ.get(JAX_THREADS if backend == "jax" else THREADS, "")
+    if not told and value.isdecimal():
+        told = int(value)
+    return told or None
 
 
 def _processor() -> str:

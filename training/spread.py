@@ -27,6 +27,8 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
+from service.cpus import usable_cpus
+from training.environment import JAX_THREADS, THREADS
 from training.trial import BusyError, Trial, TrialError, check_same, read_record, recipe_of
 
 DEATHS = 3  # of a trial's process, after which it is given up
@@ -34,12 +36,11 @@ BUSY_SECONDS = 1.0  # between two looks at a trial that another process works on
 GRACE_SECONDS = 10.0  # that a process has to end in when it is asked to
 # Several trials may share a GPU: neither framework may take all of its memory at once.
 SHARING = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
 def with_threads(count: int) -> dict[str, str]:
     """The environment in which TensorFlow, and JAX on a CPU, compute with ``count`` threads."""
-    return {THREADS: str(count), "NPROC": str(count)}
+    return {THREADS: str(count), JAX_THREADS: str(count)}
 
 
 def command(trial: Trial, data: Path | None) -> list[str]:
@@ -137,8 +138,7 @@ def run_in_processes(
     A process that is killed is started again, until ``DEATHS`` of a trial's have been. Where this
     process is interrupted, or asked to end by SIGTERM, it ends them all and starts no other.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment = {**with_threads(max(1, (cores or 1) // jobs)), **SHARING, **os.environ}
+    environment = {**with_threads(max(1, usable_cpus() // jobs)), **SHARING, **os.environ}
     environment.pop("JOB_COMPLETION_INDEX", None)  # it has been heeded
     processes = _Processes(environment)
     said: SimpleQueue[str | None] = SimpleQueue()

@@ -7,6 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import pytest
+
+from training import environment
+from training.environment import hardware
+from training.spread import with_threads
 
 ON_AN_H100 = """
 import types
@@ -30,3 +38,38 @@ def test_the_hardware_is_that_of_the_backend_wherever_it_was_chosen(tmp_path: Pa
         timeout=300,
     )
     assert done.stdout.strip() == "NVIDIA H100 80GB HBM3", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "says"),
+    [
+        (2, None, "2 cores"),
+        (2, 1, "2 cores, 1 thread"),
+        (8, 2, "8 cores, 2 threads"),
+        (2, 2, "2 cores"),
+        (2, 64, "2 cores"),  # a quota of two CPUs is what they are throttled to
+        (1, 1, "1 core"),
+    ],
+)
+def test_the_cores_are_those_that_may_be_used_and_the_threads_where_they_are_fewer(
+    cores: int, threads: int | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in with_threads(1):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in with_threads(threads).items() if threads else ():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(environment, "usable_cpus", lambda: cores)
+    monkeypatch.setattr(environment, "_processor", lambda: "EPYC")
+    jax = SimpleNamespace(devices=lambda: [SimpleNamespace(platform="cpu")])
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    for backend in ("tensorflow", "jax"):
+        monkeypatch.setattr(keras.backend, "backend", lambda name=backend: name)
+        assert hardware() == f"EPYC, {says}"
+
+
+def test_another_tools_threads_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setenv("NPROC", "1")
+    monkeypatch.setattr(environment, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    assert hardware().endswith(", 2 cores")
