@@ -226,9 +226,12 @@ def freeze(
     """Freeze fitted trials (again), with population statistics of so many training pictures."""
     from training.data import load
     from training.freeze import freeze as freeze_trial
+    from training.missing import refuse_missing
 
+    folders = _folders(runs, recipe, variants, seeds)
+    refuse_missing(folders, "fitted")
     dataset = load(RECIPES[recipe].dataset, data)
-    for folder in _folders(runs, recipe, variants, seeds):
+    for folder in folders:
         freeze_trial(folder, dataset, images=images, say=click.echo)
 
 
@@ -257,11 +260,14 @@ def export(
     """Export frozen trials to ONNX, each proved against Keras before it is published."""
     from training.data import load
     from training.export import export as export_trial
+    from training.missing import refuse_missing
 
     # Whoever shall answer by default goes first, so that it is there when the others are listed.
     variants = sorted(variants, key=lambda name: name != default)
+    folders = _folders(runs, recipe, variants, [seed])
+    refuse_missing(folders, "frozen")
     dataset = load(RECIPES[recipe].dataset, data)
-    for folder in _folders(runs, recipe, variants, [seed]):
+    for folder in folders:
         export_trial(
             folder, dataset, models, replace_last=replace_last, default=default, say=click.echo
         )
@@ -320,8 +326,10 @@ def ablate(
     from training.ablation import ablate as ablate_trials
     from training.ablation import markdown
     from training.data import load
+    from training.missing import refuse_missing
 
     folders = _folders(runs, recipe, variants, seeds)
+    refuse_missing(folders, "fitted")
     dataset = load(RECIPES[recipe].dataset, data)
     click.echo(markdown(ablate_trials(folders, dataset, to or runs / recipe, images, click.echo)))
 

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import training.ablation
 from tests.training import oracle
 from training.ablation import KINDS, MOVING, ablate, markdown
-from training.cli import main
 from training.freeze import population_statistics
 from training.nets import running_statistics
 from training.repository import ExportError
@@ -135,8 +133,6 @@ def test_a_net_without_statistics_has_nothing_to_take_apart(
     assert "keeps no running statistics" in said[0]
 
 
-def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
-    arguments = ["ablate", "--recipe", "demo", "--runs", str(tmp_path)]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 1
-    assert "no fitted net to take apart; run the training first" in done.output
+def test_what_is_not_fitted_is_refused_by_name(relu_with_bn: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrialError, match="seed-1: no fitted net to take apart; run the training"):
+        ablate([relu_with_bn.folder.with_name("seed-1")], relu_with_bn.data, tmp_path)

@@ -255,7 +255,7 @@ def test_a_runs_folder_that_cannot_be_is_named(command: str, runs: str, tmp_path
     words = [command, "--recipe", "demo", "--variants", "relu_without_bn", "--runs", runs]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 1
-    says = {"train": "cannot be written", "freeze": "no fitted net to freeze"}[command]
+    says = {"train": "cannot be written", "freeze": "no trial there"}[command]
     assert re.search(rf"^Error: {re.escape(runs)}/demo/relu_without_bn/seed-0: {says}", done.output)
 
 
@@ -263,7 +263,7 @@ def test_a_runs_folder_that_was_mistyped_is_not_made(tmp_path: Path) -> None:
     words = ["freeze", "--recipe", "demo", "--runs", str(tmp_path / "rusn")]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 1
-    assert "no fitted net to freeze; run the training first" in done.output
+    assert "rusn/demo/relu_with_bn/seed-0: no trial there" in done.output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import training.data
 import training.export
+import training.missing
 from service.manifest import Entry
 from service.repository import load_repository
 from tests.training.export.published import contents, keras_answers, listed
@@ -123,6 +124,7 @@ def test_whoever_shall_answer_by_default_is_exported_first(
     monkeypatch.setattr(
         training.export, "export", lambda folder, *_, **__: order.append(folder.parent.name)
     )
+    monkeypatch.setattr(training.missing, "refuse_missing", lambda *_: None)
     monkeypatch.setattr(training.data, "load", lambda *_: None)
     done = CliRunner().invoke(main, ["export", "--runs", "x", "--default", "relu_without_bn"])
     assert done.exit_code == 0, done.output

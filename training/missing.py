@@ -1,0 +1,68 @@
+"""Trials that a command is to work on and that do not stand where it needs them.
+
+Asked before the data is loaded, or downloaded: what is missing is told at once, of all trials
+together, each with the command that makes it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from training.spread import command
+from training.trial import Trial, TrialError, read_record, recipe_of
+from training.variants import VARIANTS
+
+
+def refuse_missing(folders: list[Path], wanted: Literal["fitted", "frozen"]) -> None:
+    """Raise ``TrialError`` unless the trials in ``folders`` are all ``wanted``; frozen is fitted.
+
+    The folders are ``runs/<recipe>/<variant>/seed-<n>`` and need not exist.
+    """
+    missing = []
+    for folder in folders:
+        record = read_record(folder)
+        if record is None:
+            missing.append(f"{folder}: no trial there; make it with: {_named('train', folder)}")
+        elif record["status"] in (wanted, "frozen"):
+            continue
+        elif record["status"] == "fitted":
+            missing.append(f"{folder}: not frozen yet; go on with: {_named('freeze', folder)}")
+        else:
+            way_out = _as_begun(folder, record)
+            missing.append(f"{folder}: not fitted to its end; go on with: {way_out}")
+    if len(missing) == 1:
+        raise TrialError(f"{missing[0]} (or choose others by --variants)")
+    if missing:
+        listed = "\n".join(missing)
+        raise TrialError(
+            f"{len(missing)} of {len(folders)} trials are missing; make them, or choose others by "
+            f"--variants:\n{listed}"
+        )
+
+
+def _named(name: str, folder: Path) -> str:
+    """The command ``name`` for the trial in ``folder``, by the recipe as it is."""
+    runs, recipe, variant = folder.parents[2], folder.parents[1].name, folder.parent.name
+    seed = folder.name.removeprefix("seed-")
+    options = ["--recipe", recipe, "--variants", variant, "--seeds", seed, "--runs", str(runs)]
+    return shlex.join([sys.executable, "-m", "training", name, *options])
+
+
+def _as_begun(folder: Path, record: dict[str, Any]) -> str:
+    """The command that takes a trial to its end, with the steps and all else it was begun with."""
+    own = record["configuration"]
+    if "recipe" not in own:
+        return _named("train", folder)
+    trial = Trial(
+        recipe=recipe_of(record),
+        variant=VARIANTS[folder.parent.name],
+        seed=own["seed"],
+        runs=folder.parents[2],
+        hold_out=own["hold_out"],
+        keep_best=own["keep_best"],
+        patience=own["patience"],
+    )
+    return shlex.join(command(trial, None))
