@@ -128,7 +128,10 @@ def read_members(source: Path, digests: Mapping[str, str] = MEMBER_MD5) -> dict[
 
     for name, digest in digests.items():
         if name not in members:
-            raise DataError(f"{source}: holds no regular file {name}; name {FORMS}")
+            raise DataError(
+                f"{source}: holds no regular file {name}; CIFAR-100 for Python is the three files "
+                f"{', '.join(digests)}, as {ARCHIVE_URL} holds them: name {FORMS}"
+            )
         found = hashlib.md5(members[name], usedforsecurity=False).hexdigest()
         if found != digest:
             raise DataError(

@@ -50,7 +50,11 @@ class TestWhere:
         monkeypatch.setattr(cifar100, "fetch", lambda *_: pytest.fail("fell through"))
         with pytest.raises(DataError, match="holds no regular file train") as caught:
             cifar100.load(tmp_path)
-        assert str(tmp_path) in str(caught.value)
+        said = str(caught.value)
+        assert said.startswith(f"{tmp_path}: ")
+        assert "the three files train, test, meta" in said
+        assert cifar100.ARCHIVE_URL in said
+        assert said.endswith(f"name {cifar100.FORMS}")
 
     def test_a_home_folder_may_be_written_with_a_tilde(
         self, parent: Path, monkeypatch: pytest.MonkeyPatch
