@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -75,8 +74,6 @@ def make_folder(folder: Path) -> None:
 
 def _sweep(models: Path) -> None:
     """Remove what killed processes left; only names that they make, where they make them."""
-    for folder in models.glob(".export-*"):
-        shutil.rmtree(folder)
     for where in ("", *(f"{variant}/{each}" for variant in VARIANTS for each in ("", "[0-9]*/"))):
         for file in models.glob(f"{where}.partial-*"):
             file.unlink()
