@@ -157,7 +157,6 @@ def freeze(
             "before": asdict(before),
             "after": asdict(before),
         }
-        label = f"{folder.parent.name} {folder.name}"
         recipe = recipe_of(record)
         batch = recipe.freeze_batch
         if layers:
@@ -181,12 +180,12 @@ def freeze(
             after = _finite(folder, evaluate(net, dataset.test_images, dataset.test_labels))
             result["after"] = asdict(after)
             say(
-                f"{label}: test accuracy {before.top1:.4f} with moving averages, {after.top1:.4f} "
+                f"{folder}: test accuracy {before.top1:.4f} with moving averages, {after.top1:.4f} "
                 f"with population statistics of {count * batch:,} training pictures "
                 f"({result['seconds']:.1f} s)"
             )
         else:
-            say(f"{label}: test accuracy {before.top1:.4f}; no running statistics, nothing frozen")
+            say(f"{folder}: test accuracy {before.top1:.4f}; no running statistics, nothing frozen")
         # Whoever is killed in between leaves a trial to be frozen, not another freeze's figures.
         record["status"] = "fitted"
         record.pop("freeze", None)

@@ -188,6 +188,7 @@ def test_a_net_without_running_statistics_is_copied_and_the_record_says_so(
     assert (result["images"], result["batches"], result["layers"]) == (0, 0, [])
     assert result["before"] == result["after"]
     assert len(said) == 1
+    assert said[0].startswith(f"{folder}: test accuracy ")  # which of many runs folders, too
     assert "no running statistics, nothing frozen" in said[0]
     net = keras.saving.load_model(folder / "frozen.keras", compile=False)
     for old, new in zip(relu_without_bn.net.get_weights(), net.get_weights(), strict=True):
