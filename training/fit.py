@@ -1,8 +1,9 @@
 """Fit one trial: augment on the fly, step, checkpoint, resume, keep the record.
 
 Everything random derives from (seed, step): which pictures a step sees, how they are augmented and
-what dropout drops. So a checkpoint is the variables and the step, and a trial that was killed at
-any moment ends with the weights of one that never was.
+what dropout drops. So a checkpoint is the variables and the step, and on CPUs a trial that was
+killed at any moment ends with the very weights of one that never was, where machine, backend and
+number of threads are the same. A GPU may add in another order; none was tried.
 """
 
 from __future__ import annotations
