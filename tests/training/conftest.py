@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Helpers whose assertions say as much as the tests' own where they fail.
 pytest.register_assert_rewrite(
-    *(f"tests.training.{name}" for name in ("commands", "resumed", "trials"))
+    *(f"tests.training.{name}" for name in ("commands", "nodes", "resumed", "trials"))
 )
 
 

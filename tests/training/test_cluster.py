@@ -30,6 +30,7 @@ from tests.training.commands import (
     record_of,
     start,
 )
+from tests.training.nodes import start_node
 from tests.training.trials import make_recipe
 from training import cluster
 from training.cli import main
@@ -62,21 +63,9 @@ def two_machines(tmp_path: Path) -> Iterator[tuple[str, list[Path]]]:
     try:
         for folder in folders:
             folder.mkdir()
-            node = subprocess.Popen(
-                [*ray, "start", *where, "--node-ip-address=127.0.0.1", *bounds, "--block"],
-                cwd=folder,
-                env=ENVIRONMENT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+            words = [*ray, "start", *where, "--node-ip-address=127.0.0.1", *bounds, "--block"]
+            node, said = start_node(words, folder)
             nodes.append(node)
-            assert node.stdout is not None
-            said = ""
-            for line in node.stdout:
-                said += line
-                if "To terminate the Ray runtime" in line:
-                    break
             if len(nodes) == 1:
                 found = re.search(r"--address='(\S+:\d+)'", said)
                 assert found, said
