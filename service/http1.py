@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ SWEEP_SECONDS = 0.25
 
 SHED = 16
 """Idle connections that end at a time where there are too many."""
+
+IDLE_SECONDS = 1.0
+"""Before which none does: what has come on it may not have been read yet."""
 
 _FAILED = Answer(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n", b"", last=False)
 _CLOSE = b"Connection: close\r\n"
@@ -73,7 +77,8 @@ class Serving:
 
     def shed(self) -> None:
         """End the few connections that have been idle for the longest time."""
-        idle = [each for each in self.connections if each.idle_since is not None]
+        latest = asyncio.get_running_loop().time() - IDLE_SECONDS
+        idle = [each for each in self.connections if each.idle_since <= latest]
         for connection in heapq.nsmallest(SHED, idle, key=attrgetter("idle_since")):
             connection.shutdown()
 
@@ -121,10 +126,10 @@ class Connection(Incoming):
     # Called by the worker.
 
     @property
-    def idle_since(self) -> float | None:
-        """Since when there is nothing to do on it, of the loop's time; None where there is."""
+    def idle_since(self) -> float:
+        """Since when there is nothing to do on it, of the loop's time; infinite where there is."""
         idle = self._stage in (NEW, IDLE) and self._current is None and not self._over
-        return self._since if idle else None
+        return self._since if idle else math.inf
 
     def look(self, now: float) -> None:
         """End what has taken too long by ``now``, of the loop's time."""

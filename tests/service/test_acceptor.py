@@ -122,6 +122,7 @@ def test_where_there_are_too_many_those_idle_for_longest_end(small: Running) -> 
         for _ in range(FILES):
             idle.append(stack.enter_context(connect(small)))
             assert asked(idle[-1])
+            time.sleep(0.01)  # so that there are some that have been idle for long enough
         held = [number for number, each in enumerate(idle) if asked(each)]
     assert FILES - RESERVED - SHED <= len(held) <= FILES - RESERVED
     assert held == list(range(FILES - len(held), FILES))
