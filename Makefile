@@ -103,14 +103,16 @@ requirements:  ## Pin the dependencies of pyproject.toml again (needs uv)
 clean:  ## Remove .venv, caches and the demo's folder; trials and models stay
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+# The service also runs on newer ones; of TensorFlow there are no wheels for them.
+KNOWN = $(if $(filter .service,$(@F)),3.11 or newer,3.11 to 3.13)
+FITS = -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < $(if $(filter .service,$(@F)),(4,),(3, 14)))'
 
 # A stamp a set of requirements: installed again when its file changes.
 $(VENV)/.%: requirements/%.txt
-	@test -x $(BIN)/python || $(PYTHON) $(NEW_ENOUGH) \
-		|| { echo "Python 3.11 or newer is needed, not $$($(PYTHON) --version); set PYTHON" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) $(FITS) || { echo "Python $(KNOWN) is needed, and $(PYTHON) is" \
+		"$$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.13 ..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
-	@$(BIN)/python $(NEW_ENOUGH) \
-		|| { echo "$(VENV) has $$($(BIN)/python --version), and 3.11 or newer is needed; remove it" >&2; exit 1; }
+	@$(BIN)/python $(FITS) || { echo "Python $(KNOWN) is needed, and $(VENV) has" \
+		"$$($(BIN)/python --version 2>&1); remove it, or name another: make VENV=.venv-other ..." >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
