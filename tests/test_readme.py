@@ -1,4 +1,4 @@
-"""What the README says, held against the code."""
+"""What the README and the pages that it names say, held against the code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from service.settings import SETTINGS, Settings, settings_table
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 MODELS = ROOT / "exported_models"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -34,9 +35,10 @@ def test_the_results_table_is_the_shipped_comparison() -> None:
         assert line in README
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):.*?## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    fenced = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    fenced = "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL))
     for line in re.findall(r"^make (.*)$", fenced, re.MULTILINE):
         for word in re.sub(r"\s+#.*", "", line).split():
             assert "=" in word or word in targets, word
@@ -65,9 +67,27 @@ def test_make_does_not_take_a_misspelt_variable_for_none(misspelt: str) -> None:
     assert f"there is no variable {misspelt.partition('=')[0]}" in done.stderr
 
 
-def test_every_path_that_the_readme_links_to_exists() -> None:
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text())
+    assert links
+    for target, anchor in links:
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are called in links, by GitHub's rule."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_every_page_of_docs_is_named_by_the_readme() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{page.name})" in README
 
 
 def test_the_answer_that_it_shows_is_the_shipped_models() -> None:

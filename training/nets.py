@@ -2,7 +2,7 @@
 
 Blocks 1 to 4 are [Conv2D(60) -> (BatchNormalization) -> activation] twice, MaxPool 2x2, Dropout;
 block 5 is [Conv2D(100) -> (BN) -> activation] twice; then Flatten (400), Dense(100), softmax.
-57.2 million multiply-adds a picture, forward. Source: the article's notebook (see README).
+57.2 million multiply-adds a picture, forward. Source: the article's notebook (see docs/recipes.md).
 """
 
 from __future__ import annotations
