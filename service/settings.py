@@ -153,8 +153,8 @@ SETTINGS = (
         "DEADLINE_SECONDS",
         "10",
         _whole(1, 3600),
-        "seconds from a request's arrival until its pictures must be decoded and its answer be "
-        "computed; beyond it 504",
+        "seconds from a whole request's arrival until its pictures must be decoded and its answer "
+        "be computed; beyond it 504",
     ),
     Setting(
         "HEAD_SECONDS",
