@@ -5,7 +5,7 @@
 #   docker build --target training .                            train and export, as a job
 #   docker build --target training --build-arg BACKEND=jax .    the same, trained on an NVIDIA GPU
 #
-# BASE is any Debian-like image with python3 (3.11 or newer) and its venv module. A network with a
+# BASE is any Debian-like image with python3 (3.11 to 3.13) and its venv module. A network with a
 # certificate authority of its own: --secret id=ca,src=FILE --build-arg PIP_CERT=/run/secrets/ca.
 ARG BASE=python:3.12-slim-bookworm
 

@@ -55,3 +55,13 @@ def test_a_python_that_will_not_do_is_named_with_those_that_will(
         assert f"Python {needed} is needed" in done.stderr
         assert f"is Python {shown}; name another: make PYTHON=python3.13" in done.stderr
     assert not made.exists()
+
+
+def test_an_environment_of_a_python_that_will_not_do_is_to_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    python(tmp_path / "bin", (3, 14, 0))
+    command = ["make", f"{tmp_path}/.dev", f"VENV={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"3.11 to 3.13 is needed, and {tmp_path} has Python 3.14.0; remove it" in done.stderr
+    assert "name another: make VENV=" in done.stderr
