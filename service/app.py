@@ -103,8 +103,8 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
         try:
             repository = open_repository(settings)
         except ModelError as error:
-            fault = str(error)
-            log.error("no model can be served: %s", fault)
+            fault = error
+            log.error("no model can be served: %s", error)
     app = ServiceApp(__name__, static_folder=None)
     # One byte more than is allowed: a chunked body is cut at this length without a word, so that
     # the extra byte is what tells a body that is too large from one that just fits.

@@ -35,13 +35,25 @@ from service.records import RecordError
 from service.runtime import CUDA, DEFAULT_OPTIONS, GpuError, RuntimeOptions, create_session
 from service.settings import Settings
 
-WAY_OUT = 'run "make export" again'
+WAY_OUT = 'export it again ("make export"), or take a whole copy of the folder'
+MISSING = (
+    "there is no such file; set MODELS_DIR to a folder of exported models: "
+    '"make export" writes one in a clone, and a container has it in its image or as a volume'
+)
 BATCH_TOLERANCE = 1e-4
 """A graph in training mode moves by tenths; float32 in another order of summing, by 1e-6."""
 
 
 class ModelError(Exception):
-    """A model file, or the manifest that lists it, cannot be served."""
+    """A model file, or the manifest that lists it, cannot be served.
+
+    The message, for whoever runs the service, names the folder as it is configured. ``told`` is
+    the same for those who ask the service: of the folder it has the name alone.
+    """
+
+    def __init__(self, message: str, told: str | None = None) -> None:
+        super().__init__(message)
+        self.told = told or message
 
 
 class UnknownModelError(LookupError):
@@ -95,14 +107,12 @@ def load_repository(folder: Path, options: RuntimeOptions = DEFAULT_OPTIONS) -> 
     Raises ``ModelError`` for the first that cannot be served, ``GpuError`` where a GPU is
     required and none works.
     """
-    name = folder.resolve().name
+    name = f"{folder.resolve().name}/"
     try:
-        manifest = Manifest.from_json(_read(folder / MANIFEST, f"{name}/{MANIFEST}").decode())
-    except (RecordError, UnicodeDecodeError) as error:
-        raise ModelError(f"{name}/{MANIFEST}: {error}; {WAY_OUT}") from None
-    return Repository(
-        [_load_entry(folder, entry, options) for entry in manifest.models], manifest.default
-    )
+        return _load(folder, name, options)
+    except ModelError as error:
+        told = str(error)
+        raise ModelError(f"{folder}/{told.removeprefix(name)}", told) from error
 
 
 def load_model(
@@ -163,8 +173,20 @@ def _sessions(data: bytes, options: RuntimeOptions) -> tuple[Any, dict[int, Any]
     return session, sized
 
 
-def _load_entry(folder: Path, entry: Entry, options: RuntimeOptions) -> Model:
-    name = f"{folder.resolve().name}/{entry.file}"
+def _load(folder: Path, called: str, options: RuntimeOptions) -> Repository:
+    """Load ``folder``, which the names of files begin with as it is ``called``."""
+    name = called + MANIFEST
+    try:
+        manifest = Manifest.from_json(_read(folder / MANIFEST, name).decode())
+    except (RecordError, UnicodeDecodeError) as error:
+        raise ModelError(f"{name}: {error}; {WAY_OUT}") from None
+    return Repository(
+        [_load_entry(folder, entry, called + entry.file, options) for entry in manifest.models],
+        manifest.default,
+    )
+
+
+def _load_entry(folder: Path, entry: Entry, name: str, options: RuntimeOptions) -> Model:
     path = folder / entry.file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ModelError(f"{name}: is a link that leaves the folder; copy the model into it")
@@ -184,9 +206,7 @@ def _read(path: Path, name: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ModelError(
-            f'{name}: there is no such file; run "make export", or set MODELS_DIR'
-        ) from None
+        raise ModelError(f"{name}: {MISSING}") from None
     except OSError as error:
         raise ModelError(f"{name}: cannot be read: {error.strerror}") from None
 

@@ -13,7 +13,7 @@ from service.engine import Engine
 from service.journal import Journal
 from service.model import Model
 from service.problems import Problem, Refusals
-from service.repository import Repository, UnknownModelError
+from service.repository import ModelError, Repository, UnknownModelError
 from service.settings import Settings
 
 _KEY = "batchnorm-service"
@@ -32,7 +32,7 @@ class State:
     decoding: Decoding
     journal: Journal
     drain: Drain
-    fault: str | None
+    fault: ModelError | None
 
 
 def init_app(app: Flask, state: State) -> None:
@@ -55,7 +55,8 @@ def repository() -> Repository:
     """The current application's models. Raises ``Problem`` 503 where they could not be loaded."""
     state = state_of(current_app)
     if state.repository is None:
-        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"no model can be served: {state.fault}")
+        why = state.fault.told if state.fault else "none was loaded"
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"no model can be served: {why}")
     return state.repository
 
 

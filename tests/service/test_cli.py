@@ -78,7 +78,7 @@ def test_a_bad_file_is_named_and_the_others_are_still_answered(
     ("variables", "arguments", "words"),
     [
         ({}, ["predict", "x.png", "--variant", "tanh"], "there are relu_with_bn, sigmoid"),
-        ({"MODELS_DIR": "/nowhere"}, ["models"], "nowhere/manifest.json: there is no such file"),
+        ({"MODELS_DIR": "/nowhere"}, ["models"], "Error: /nowhere/manifest.json: there is no such"),
         ({"PORT": "http"}, ["models"], "PORT is 'http'; allowed: a whole number"),
         ({"PORT": "http"}, [], "PORT is 'http'; allowed: a whole number"),
     ],

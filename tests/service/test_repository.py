@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,9 @@ def test_a_wrong_model_is_named(wrong: dict[str, Any], message: str, tmp_path: P
         load_model(path, sha256=None, options=ONE_THREAD)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
-    assert str(caught.value).endswith('run "make export" again')
+    assert str(caught.value).endswith(
+        '; export it again ("make export"), or take a whole copy of the folder'
+    )
 
 
 def test_weights_in_another_file_are_refused(
@@ -118,7 +121,7 @@ def test_a_damaged_file_is_named(copy: Path, damage: Callable[[Path], Any], mess
     damage(copy / "relu_with_bn/1/model.onnx")
     with pytest.raises(ModelError) as caught:
         load_repository(copy, ONE_THREAD)
-    assert str(caught.value).startswith("exported_models/relu_with_bn/1/model.onnx: ")
+    assert str(caught.value).startswith(f"{copy}/relu_with_bn/1/model.onnx: ")
     assert message in str(caught.value)
 
 
@@ -160,14 +163,14 @@ def test_a_broken_manifest_is_named(
     edit_manifest(copy, change)
     with pytest.raises(ModelError) as caught:
         load_repository(copy, ONE_THREAD)
-    assert str(caught.value).startswith("exported_models/manifest.json: ")
+    assert str(caught.value).startswith(f"{copy}/manifest.json: ")
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]"])
 def test_a_manifest_that_is_no_json_object_is_named(copy: Path, data: bytes) -> None:
     (copy / "manifest.json").write_bytes(data)
-    with pytest.raises(ModelError, match=r"^exported_models/manifest\.json: "):
+    with pytest.raises(ModelError, match=f"^{re.escape(str(copy))}/manifest.json: "):
         load_repository(copy, ONE_THREAD)
 
 
@@ -191,9 +194,23 @@ def test_a_link_out_of_the_folder_is_not_followed(copy: Path, tmp_path: Path) ->
         load_repository(copy, ONE_THREAD)
 
 
-def test_no_repository_at_all_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r'no such file; run "make export", or set MODELS_DIR'):
-        load_repository(tmp_path / "exported_models")
+@pytest.mark.parametrize("folder", ["exported_models", "/srv/nowhere/models"])
+def test_no_repository_at_all_names_the_folder_as_configured_and_how_to_get_one(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError) as caught:
+        load_repository(Path(folder))
+    words = str(caught.value)
+    assert words.startswith(f"{folder}/manifest.json: there is no such file; set MODELS_DIR to")
+    assert caught.value.told.startswith(f"{Path(folder).name}/manifest.json: there is no such file")
+    assert all(way in words for way in ('"make export" writes one in a clone', "a container"))
+
+
+def test_a_model_is_told_by_its_folders_name_and_not_by_where_it_lies(copy: Path) -> None:
+    assert load_repository(copy, ONE_THREAD).get("relu_with_bn", 1).file == (
+        "exported_models/relu_with_bn/1/model.onnx"
+    )
 
 
 def test_loading_is_silent_and_tells_nobody(

@@ -231,7 +231,7 @@ def test_a_broken_repository_leaves_the_server_alive_not_ready_and_named_on_stde
         _, err = server.process.communicate(timeout=DEADLINE)
     assert ready.status_code == 503
     assert "exported_models/manifest.json: there is no such file" in ready.json()["detail"]
-    assert b"Not ready: exported_models/manifest.json" in err
+    assert f"Not ready: {tmp_path}/exported_models/manifest.json" in err.decode()
 
 
 def test_an_address_that_is_taken_or_nowhere_is_told_at_once(
