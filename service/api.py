@@ -15,7 +15,7 @@ from service.messages import Response, current
 from service.model import Model
 from service.operations import Answer, Tag, Text, Whole, operation
 from service.problems import Refusals
-from service.schema import Without
+from service.schema import Says, Without
 from service.state import NO_MODELS, model_of, repository
 from service.uploads import BAD_UPLOAD, UPLOAD, read_upload
 
@@ -29,6 +29,13 @@ UNKNOWN_MODEL: Refusals = {
     HTTPStatus.NOT_FOUND: "no such variant or version; the detail lists those there are"
 }
 
+DEFAULT = Says(
+    "Whether it answers a request that names neither a variant nor a version: true of one model."
+)
+NEWEST = Says(
+    "Whether it answers a request that names its variant alone: true of one of a variant."
+)
+
 blueprint = Blueprint("api", __name__)
 
 
@@ -37,7 +44,8 @@ class WholeModel(TypedDict):
 
     variant: str
     version: int
-    default: bool
+    default: Annotated[bool, DEFAULT]
+    newest: Annotated[bool, NEWEST]
     provider: str
     file: str
     sha256: str
@@ -55,9 +63,9 @@ class ListedModel(WholeModel):
 
 
 class ModelList(TypedDict):
-    """Every model that is served, and which variant answers where none is asked for."""
+    """Every model that is served, and whose variant is the default."""
 
-    default: str
+    default: Annotated[str, Says("The variant that answers where none is asked for.")]
     models: list[ListedModel]
 
 
@@ -132,7 +140,8 @@ def _description(model: Model) -> dict[str, Any]:
     return {
         "variant": model.variant,
         "version": model.version,
-        "default": model.variant == repository().default,
+        "default": model is repository().get(),
+        "newest": model is repository().get(model.variant),
         "provider": model.provider,
         "file": model.file,
         "sha256": model.sha256,

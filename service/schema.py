@@ -52,6 +52,18 @@ class Without:
             del place[last]
 
 
+@dataclass(frozen=True)
+class Says:
+    """A field with words of its own beside its name: ``Annotated[bool, Says("Whether ...")]``."""
+
+    text: str
+
+    @property
+    def schema(self) -> Schema:
+        """As a keyword of JSON Schema."""
+        return {"description": self.text}
+
+
 def json_schema(kind: Any, components: dict[str, Schema]) -> Schema:
     """The schema of ``kind``; what it refers to is added to ``components``."""
     origin, arguments = get_origin(kind), get_args(kind)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,16 +134,40 @@ def test_compare_gives_what_predict_gives_for_every_variant(client: FlaskClient)
 def test_models_are_listed_and_shown_whole(client: FlaskClient) -> None:
     listed = client.get("/models").json
     assert listed["default"] == "sigmoid_without_bn"
-    assert [(m["variant"], m["version"], m["default"]) for m in listed["models"]] == [
-        ("relu_with_bn", 1, False),
-        ("relu_with_bn", 2, False),
-        ("sigmoid_without_bn", 1, True),
+    assert [(m["variant"], m["version"], m["default"], m["newest"]) for m in listed["models"]] == [
+        ("relu_with_bn", 1, False, False),
+        ("relu_with_bn", 2, False, True),
+        ("sigmoid_without_bn", 1, True, True),
     ]
     assert "classes" not in listed["models"][0]["card"]
     shown = client.get("/models/relu_with_bn?version=1").json
     assert shown["file"] == "exported_models/relu_with_bn/1/model.onnx"
     assert shown["card"] == json.loads(make_card("relu_with_bn").to_json())
     assert client.get("/models/relu_with_bn").json["version"] == 2
+
+
+def test_the_default_is_one_model_and_the_one_that_answers(
+    settings: Settings, models_dir: Path, tmp_path: Path
+) -> None:
+    """Its variant has two versions here; each of the flags says who answers which request."""
+    folder = shutil.copytree(models_dir, tmp_path / "models")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "default": "relu_with_bn"}))
+    client = create_app(replace(settings, models_dir=folder)).test_client()
+    models = client.get("/models").json["models"]
+
+    def answered(query: str) -> tuple[str, int]:
+        found = client.post(f"/predict{query}", data=PNG).json
+        return found["variant"], found["version"]
+
+    assert [(m["variant"], m["version"]) for m in models if m["default"]] == [answered("")]
+    for variant in VARIANTS:
+        newest = [(m["variant"], m["version"]) for m in models if m["newest"]]
+        assert answered(f"?variant={variant}") in newest
+    assert len([m for m in models if m["newest"]]) == len(VARIANTS)
+    for each in models:
+        shown = client.get(f"/models/{each['variant']}?version={each['version']}").json
+        assert (shown["default"], shown["newest"]) == (each["default"], each["newest"])
 
 
 def test_health(client: FlaskClient) -> None:

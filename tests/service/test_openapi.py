@@ -156,6 +156,19 @@ def test_the_example_picture_is_answered_the_same_in_a_form(
     assert answer["images"][0]["top"] == content["application/json"]["example"]["images"][0]["top"]
 
 
+def test_it_says_which_model_is_the_default_and_which_are_the_newest(
+    client: FlaskClient, document: dict[str, Any]
+) -> None:
+    schemas = document["components"]["schemas"]
+    listed = schemas["ModelList"]["properties"]["models"]["items"]["$ref"].rpartition("/")[2]
+    for name in (listed, "WholeModel"):
+        fields = schemas[name]["properties"]
+        assert "true of one model" in fields["default"]["description"]
+        assert "names its variant alone" in fields["newest"]["description"]
+        assert {"default", "newest"} <= set(schemas[name]["required"])
+    assert "true of one model" in client.get("/docs").text
+
+
 def test_a_querys_range_is_where_the_service_draws_the_line(
     client: FlaskClient, document: dict[str, Any]
 ) -> None:
