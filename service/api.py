@@ -16,17 +16,26 @@ from service.model import Model
 from service.operations import Answer, Tag, Text, Whole, operation
 from service.problems import Refusals
 from service.schema import Says, Without
-from service.state import NO_MODELS, model_of, repository
+from service.state import NO_MODELS, model_of, models_of, repository
 from service.uploads import BAD_UPLOAD, UPLOAD, read_upload
 
 MAX_TOP_K = 100
 
 VARIANT = Text("variant", "The variant that answers; without it, the default one.", variant=True)
 VERSION = Whole("version", "Its version; without it, the newest one.", 10**9)
+EVERY_VERSION = Whole(
+    "version",
+    "The version of every variant that answers; variants that lack it are left out. Without it, "
+    "each answers by its newest one.",
+    VERSION.most,
+)
 TOP_K = Whole("top_k", "How many of the likeliest classes to name.", MAX_TOP_K, 5)
 
 UNKNOWN_MODEL: Refusals = {
     HTTPStatus.NOT_FOUND: "no such variant or version; the detail lists those there are"
+}
+UNKNOWN_VERSION: Refusals = {
+    HTTPStatus.NOT_FOUND: "no variant has such a version; the detail lists those there are"
 }
 
 DEFAULT = Says(
@@ -94,15 +103,19 @@ def predict(variant: str | None, version: int | None, top_k: int) -> Response:
 @operation(
     Tag.PICTURES,
     Answer("the likeliest classes of every picture, by variant", Comparison),
+    UNKNOWN_VERSION,
     BAD_UPLOAD,
     NOT_COMPUTED,
     NO_MODELS,
-    query=(TOP_K,),
+    query=(EVERY_VERSION, TOP_K),
     body=UPLOAD,
 )
-def compare(top_k: int) -> Comparison:
-    """Every variant's answer, by its newest version, to every picture of the request."""
-    models = {variant: repository().get(variant) for variant in repository().models}
+def compare(version: int | None, top_k: int) -> Comparison:
+    """Every variant's answer, by one version or by each one's newest, to every picture.
+
+    Each variant's version stands under `models`, with the recipe that it was trained by.
+    """
+    models = models_of(version)
     upload = read_upload()
     answers = compute(*((model, upload.images) for model in models.values()))
     return comparison(models, upload.names, dict(zip(models, answers, strict=True)), top_k)

@@ -106,7 +106,7 @@ def _headers(name: str) -> dict[str, str]:
 
 def _posts(repository: Repository) -> dict[str, Any]:
     """The answers to the pictures and tensors, by endpoint."""
-    models = {variant: repository.get(variant) for variant in repository.models}
+    models = repository.each()
     default, k = repository.get(), TOP_K.default or 1
     rows = {variant: model.run(_pixels()) for variant, model in models.items()}
     return {

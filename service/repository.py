@@ -8,6 +8,7 @@
     repository.default                   # the default variant's name
     repository.get(None, None)           # -> Model: default variant, newest version
     repository.get("relu_with_bn", 1)    # -> Model; UnknownModelError lists what there is
+    repository.each(1)                   # -> {variant: Model}: version 1 of all that have it
     repository.models                    # {variant: {version: Model}}, in the manifest's order
 
 What is checked, on the very bytes that ONNX Runtime gets: their SHA-256 (``None`` skips it, for
@@ -85,6 +86,28 @@ class Repository:
             known = ", ".join(str(each) for each in sorted(versions))
             raise UnknownModelError(f"no version {version} of {variant}: there are {known}")
         return versions[version]
+
+    def each(self, version: int | None = None) -> dict[str, Model]:
+        """Of every variant that version, or where it is None its newest; in the manifest's order.
+
+        Variants without that version are left out. Raises ``UnknownModelError`` where all are.
+        """
+        if version is None:
+            return {variant: self.get(variant) for variant in self.models}
+        found = {
+            variant: versions[version]
+            for variant, versions in self.models.items()
+            if version in versions
+        }
+        if not found:
+            known = ", ".join(map(str, self.versions))
+            raise UnknownModelError(f"no version {version} of any variant: there are {known}")
+        return found
+
+    @property
+    def versions(self) -> list[int]:
+        """Every version that some variant has, the oldest first."""
+        return sorted({version for versions in self.models.values() for version in versions})
 
 
 def open_repository(settings: Settings) -> Repository:

@@ -71,6 +71,17 @@ def model_of(variant: str | None, version: int | None = None) -> Model:
         raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
 
 
+def models_of(version: int | None) -> dict[str, Model]:
+    """The models that are compared, by variant, as ``Repository.each`` has them.
+
+    Raises ``Problem`` 404 with a list of the versions there are, and 503 as ``repository`` does.
+    """
+    try:
+        return repository().each(version)
+    except UnknownModelError as error:
+        raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
+
+
 def engine() -> Engine:
     """The current application's engine."""
     return state_of(current_app).engine

@@ -131,6 +131,22 @@ def test_compare_gives_what_predict_gives_for_every_variant(client: FlaskClient)
         assert compared["models"][variant] == facts
 
 
+@pytest.mark.parametrize(
+    ("version", "variants"), [(1, VARIANTS), (2, ("relu_with_bn",))], ids=["of all", "of one"]
+)
+def test_compare_asks_for_one_version_and_leaves_out_who_lacks_it(
+    client: FlaskClient, version: int, variants: tuple[str, ...]
+) -> None:
+    compared = client.post(f"/compare?version={version}&top_k=3", data=PNG).json
+    (image,) = compared["images"]
+    assert tuple(image["variants"]) == tuple(compared["models"]) == variants
+    for variant in variants:
+        query = f"variant={variant}&version={version}&top_k=3"
+        single = client.post(f"/predict?{query}", data=PNG).json
+        assert image["variants"][variant] == single["images"][0]["top"]
+        assert compared["models"][variant]["version"] == single["version"] == version
+
+
 def test_models_are_listed_and_shown_whole(client: FlaskClient) -> None:
     listed = client.get("/models").json
     assert listed["default"] == "sigmoid_without_bn"
@@ -317,7 +333,12 @@ def test_a_hostile_file_name_is_harmless(client: FlaskClient, name: str) -> None
         ("POST", "/predict?top_k=" + "0" * 19 + "1" * 5000, 400, "allowed: 1 to 100"),
         ("POST", "/predict?top_k=1&top_k=2", 400, "top_k is given twice"),
         ("POST", "/predict?topk=1", 400, "unknown query parameter 'topk'; allowed: variant"),
-        ("POST", "/compare?variant=relu_with_bn", 400, "allowed: top_k"),
+        ("POST", "/compare?variant=relu_with_bn", 400, "allowed: version, top_k"),
+        ("POST", "/compare?version=3", 404, "no version 3 of any variant: there are 1, 2"),
+        ("POST", "/compare?version=0", 400, "version is '0'; allowed: 1 to 1000000000"),
+        ("POST", "/compare?version=newest", 400, "version is 'newest'"),
+        ("POST", "/compare?version=", 400, "version is ''"),
+        ("POST", "/compare?version=1&version=2", 400, "version is given twice"),
         ("GET", "/models?page=2", 400, "allowed: none"),
         ("GET", "/models/tanh", 404, "there are relu_with_bn, sigmoid_without_bn"),
         ("GET", "/models/relu_with_bn?version=9", 404, "there are 1, 2"),

@@ -169,6 +169,15 @@ def test_it_says_which_model_is_the_default_and_which_are_the_newest(
     assert "true of one model" in client.get("/docs").text
 
 
+def test_it_says_whose_version_compare_answers_by(document: dict[str, Any]) -> None:
+    compare = document["paths"]["/compare"]["post"]
+    (version,) = (each for each in compare["parameters"] if each["name"] == "version")
+    assert "variants that lack it are left out" in version["description"]
+    predict = document["paths"]["/predict"]["post"]["parameters"]
+    assert version["schema"] in [each["schema"] for each in predict if each["name"] == "version"]
+    assert "No variant has such a version" in compare["responses"]["404"]["description"]
+
+
 def test_a_querys_range_is_where_the_service_draws_the_line(
     client: FlaskClient, document: dict[str, Any]
 ) -> None:
