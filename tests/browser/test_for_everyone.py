@@ -60,6 +60,18 @@ def test_nothing_is_wider_than_the_window(url: str, open_page: Opener, width: in
         assert box["x"] + box["width"] <= width
 
 
+@pytest.mark.parametrize("width", [360, 390, 640, 720, 820])
+def test_every_section_is_named_in_the_window(url: str, open_page: Opener, width: int) -> None:
+    page = open_page(url, viewport={"width": width, "height": 800})
+    links = page.get_by_role("navigation", name="Sections").get_by_role("link").all()
+    assert len(links) == 6
+    for link in links:
+        box = link.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+
+
 def test_landmarks_and_headings_tell_the_page(page: Page) -> None:
     assert page.get_by_role("main").count() == 1
     assert page.get_by_role("banner").count() == 1
