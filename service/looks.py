@@ -1,6 +1,7 @@
 """What the nets see of one picture, and what each of them says: the middle of the page.
 
-In: the models, and a picture as the nets take it. Out: a ``Look``, which templates show.
+In: a choice among the models, and a picture as the nets take it. Out: a ``Look``, which templates
+show.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from service import wording
 from service.answers import Guess, top
 from service.model import Model
 from service.pictures import decode
@@ -30,6 +32,22 @@ SCALES = (0.1, 0.25, 0.5, 1.0)
 """Where the bars may end: the least that holds the longest one of all nets."""
 
 Compute = Callable[[Model, NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Models that answer together: all of one ``version``; None is the newest of each variant."""
+
+    version: int | None
+    models: tuple[Model, ...]
+
+    @property
+    def label(self) -> str:
+        """What it is called: "version 1 · article's recipe"."""
+        versions = {model.version for model in self.models}
+        name = f"version {versions.pop()}" if len(versions) == 1 else "the newest of each"
+        recipes = dict.fromkeys(model.card.recipe for model in self.models)
+        return f"{name} · {' and '.join(map(wording.recipe, recipes))}"
 
 
 @dataclass(frozen=True)
@@ -56,14 +74,17 @@ class Look:
     """One picture: its pixels as colours, row by row, and the square of answers to it.
 
     ``scale`` is the probability at which a bar ends, ``chance`` that of a blind guess. ``example``
-    or else ``name`` says which picture it was; a pasted one may have neither.
+    or else ``name`` says which picture it was; a pasted one may have neither. ``first`` is by the
+    default variant where it answers, and ``default`` the model that ``/predict`` answers by.
     """
 
+    choice: Choice
     example: Example | None
     name: str | None
     pixels: tuple[tuple[str, ...], ...]
     rows: tuple[tuple[Cell, ...], ...]
-    default: Answer
+    first: Answer
+    default: Model
     scale: float
     chance: float
 
@@ -73,13 +94,28 @@ class Look:
         return tuple(cell.answer for row in self.rows for cell in row if cell.answer)
 
 
-def newest(repository: Repository) -> list[Model]:
-    """The newest version of every variant, in the manifest's order."""
-    return [repository.get(variant) for variant in repository.models]
+def choices(repository: Repository) -> tuple[Choice, ...]:
+    """What there is to choose from: the newest of each, then every version that is not just them.
+
+    The latest version comes first.
+    """
+    newest = tuple(repository.each().values())
+    others = (
+        Choice(version, tuple(repository.each(version).values()))
+        for version in reversed(repository.versions)
+    )
+    return (Choice(None, newest), *(each for each in others if each.models != newest))
+
+
+def choice_of(repository: Repository, version: int | None) -> Choice:
+    """The choice of ``version``. Raises ``UnknownModelError`` where no variant has it."""
+    models = tuple(repository.each(version).values())
+    return next(each for each in choices(repository) if each.models == models)
 
 
 def look_of(
     repository: Repository,
+    choice: Choice,
     pixels: NDArray[np.uint8],
     compute: Compute,
     *,
@@ -87,31 +123,34 @@ def look_of(
     name: str | None = None,
     spent: Mapping[str, float] | None = None,
 ) -> Look:
-    """Have every variant answer: ``pixels`` are uint8 [32, 32, 3].
+    """Have every variant of the choice answer: ``pixels`` are uint8 [32, 32, 3].
 
     ``spent``, if given, has each variant's milliseconds once it has been computed.
     """
     answers = {}
-    for model in newest(repository):
+    for model in choice.models:
         started = time.perf_counter()
         row = compute(model, pixels[None])[0]
         took = 1000 * (time.perf_counter() - started) if spent is None else spent[model.variant]
         answers[model.variant] = Answer(model, tuple(top(row, model.card, TOP)), took)
     longest = max(answer.guesses[0]["probability"] for answer in answers.values())
-    default = answers[repository.default]
+    default = repository.get()
+    first = answers.get(default.variant) or next(iter(answers.values()))
     return Look(
+        choice=choice,
         example=example,
         name=name,
         pixels=tuple(tuple("#" + bytes(each).hex() for each in row) for row in pixels),
         rows=_square(list(answers.values())),
+        first=first,
         default=default,
         scale=next(scale for scale in SCALES if longest <= scale or scale == SCALES[-1]),
-        chance=1 / len(default.model.card.classes),
+        chance=1 / len(first.model.card.classes),
     )
 
 
-@lru_cache(maxsize=4)
-def first_look(repository: Repository, example: Example) -> Look:
+@lru_cache(maxsize=8)
+def first_look(repository: Repository, choice: Choice, example: Example) -> Look:
     """The look that the page opens with, whose milliseconds are each the median of ``RUNS`` runs.
 
     Computed once, beside the engine: it counts as nobody's request.
@@ -127,7 +166,7 @@ def first_look(repository: Repository, example: Example) -> Look:
         spent[model.variant] = statistics.median(times)
         return rows
 
-    return look_of(repository, pixels_of(example), run, example=example, spent=spent)
+    return look_of(repository, choice, pixels_of(example), run, example=example, spent=spent)
 
 
 def pixels_of(example: Example) -> NDArray[np.uint8]:

@@ -39,6 +39,9 @@ class Tag(StrEnum):
 BAD_QUERY: Refusals = {
     HTTPStatus.BAD_REQUEST: "a query parameter that is unknown, given twice or out of range"
 }
+BAD_VALUE: Refusals = {
+    HTTPStatus.BAD_REQUEST: "a query parameter that is given twice or out of range"
+}
 
 
 NOTHING: Refusals = {}
@@ -159,16 +162,19 @@ def operation(
     body: Body | None = None,
     bare: Refusals = NOTHING,
     told: bool = False,
+    tolerant: bool = False,
 ) -> Callable[[View], View]:
     """Declare a view, and have it called with its query's values, by name.
 
-    A view without ``query`` does not look at the query; with an empty one it refuses any.
+    A view without ``query`` does not look at the query; with an empty one it refuses any. A
+    ``tolerant`` one passes over what it does not know: others' links to a page bring their marks.
     """
 
     def declare(view: View) -> View:
         declared, more = view, refusals
         if query is not None:
-            declared, more = _with_query(view, query), (BAD_QUERY, *refusals)
+            declared = _with_query(view, query, tolerant)
+            more = (BAD_VALUE if tolerant else BAD_QUERY, *refusals)
         declared.operation = Operation(  # type: ignore[attr-defined]
             tag, answer, path, query or (), headers, body, more, bare, told
         )
@@ -182,7 +188,7 @@ def operation_of(view: View) -> Operation | None:
     return getattr(view, "operation", None)
 
 
-def _with_query(view: View, parameters: tuple[Parameter, ...]) -> View:
+def _with_query(view: View, parameters: tuple[Parameter, ...], tolerant: bool) -> View:
     by_name = {parameter.name: parameter for parameter in parameters}
     defaults = {parameter.name: parameter.default for parameter in parameters}
     allowed = ", ".join(by_name) or "none"
@@ -192,6 +198,8 @@ def _with_query(view: View, parameters: tuple[Parameter, ...]) -> View:
         values: dict[str, Any] = dict(defaults)
         for name, texts in current().args.lists():
             parameter = by_name.get(name)
+            if parameter is None and tolerant:
+                continue
             if parameter is None:
                 raise Problem(
                     HTTPStatus.BAD_REQUEST,

@@ -1,10 +1,11 @@
 """The page: GET / shows the nets at work, POST /answers is its form, for browsers without a script.
 
-    GET  /                                          the page, with the answers to one example
-    GET  /answers?example=<name>                    the answers to an example
-    POST /answers                                   the answers to an uploaded picture
+    GET  /[?version=<v>]                            the page, with the answers to one example
+    GET  /answers?example=<name>[&version=<v>]      the answers to an example
+    POST /answers[?version=<v>]                     the answers to an uploaded picture
     GET  /models/<variant>/<version>/model.onnx     the file that is being served
 
+Which nets answer is a choice of ``version``, as for ``/compare``, and stands in every address.
 Everything is HTML made here; the page's script asks for the same answers and puts them in place.
 Pictures are read, decoded and computed as for ``/predict``, and its problems are told in words.
 Where keys are set, all of it asks for one, as every route does: the page's answer is then a field
@@ -18,22 +19,23 @@ from http import HTTPStatus
 from pathlib import Path
 
 import numpy as np
-from flask import Blueprint, Flask, redirect, render_template
+from flask import Blueprint, Flask, redirect, render_template, url_for
 from numpy.typing import NDArray
 from werkzeug.wrappers import Response as AnyResponse
 
 from service import wording
+from service.api import EVERY_VERSION, UNKNOWN_VERSION
 from service.assets import address, packed_response
 from service.charts import curves, shifts
 from service.compute import NOT_COMPUTED, compute
 from service.kept import ROOT, Page, kept, page_of
-from service.looks import first_look, look_of, newest, pixels_of
+from service.looks import Choice, Look, choice_of, choices, first_look, look_of, pixels_of
 from service.messages import Response, current
 from service.model import Model
 from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem
 from service.samples import examples, find
-from service.state import NO_MODELS, model_of, repository, settings
+from service.state import NO_MODELS, model_of, models_of, repository, settings
 from service.study import StudyError, read_studies
 from service.uploads import BAD_UPLOAD, FIELD, UPLOAD, read_upload
 
@@ -54,18 +56,27 @@ def init_app(app: Flask) -> None:
 
 
 @blueprint.get("/")
-@operation(Tag.PAGES, Answer("the page", others=(HTML,)), NO_MODELS, told=True)
-def index() -> Response:
+@operation(
+    Tag.PAGES,
+    Answer("the page", others=(HTML,)),
+    UNKNOWN_VERSION,
+    NO_MODELS,
+    query=(EVERY_VERSION,),
+    told=True,
+    tolerant=True,
+)
+def index(version: int | None) -> Response:
     """The page."""
-    return _html(kept("/", _opening))
+    choice = _choice(version)
+    return _html(kept(f"/?version={choice.version}", lambda: _opening(choice)))
 
 
-def _opening() -> str:
+def _opening(choice: Choice) -> str:
     """The page as it stays: like the models, the study beside them is read once."""
-    models = newest(repository())
+    models = list(repository().each().values())
     datasets = frozenset(model.card.dataset.name for model in models)
     shown = examples(datasets)
-    look = first_look(repository(), shown[0])
+    look = first_look(repository(), choice, shown[0])
     try:
         studies, fault = read_studies(settings().models_dir), None
     except StudyError as error:
@@ -86,6 +97,8 @@ def _opening() -> str:
         models=served,
         newest=models,
         datasets=datasets,
+        choices=choices(repository()),
+        variants=list(repository().models),
     )
 
 
@@ -94,40 +107,46 @@ def _opening() -> str:
     Tag.PAGES,
     Answer("the answers", others=(HTML,)),
     {HTTPStatus.NOT_FOUND: "no such example"},
+    UNKNOWN_VERSION,
     NOT_COMPUTED,
     NO_MODELS,
     query=(
         Text("example", "One of the page's examples; without it, the page itself.", example="sea"),
+        EVERY_VERSION,
     ),
     bare={HTTPStatus.SEE_OTHER: "the page is at /"},
     told=True,
 )
-def example_answers(example: str | None) -> AnyResponse:
+def example_answers(example: str | None, version: int | None) -> AnyResponse:
     """Every net's answer to an example picture."""
     if example is None:
-        return redirect("/", HTTPStatus.SEE_OTHER)
+        return redirect(url_for("pages.index", version=version), HTTPStatus.SEE_OTHER)
     picture = find(example)
     if picture is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no example {example[:80]!r}")
-    look = look_of(repository(), pixels_of(picture), _compute, example=picture)
-    return _html(page_of(_written("answers.html", look=look)))
+    choice = _choice(version)
+    look = look_of(repository(), choice, pixels_of(picture), _compute, example=picture)
+    return _answered(look)
 
 
 @blueprint.post("/answers")
 @operation(
     Tag.PAGES,
     Answer("the answers", others=(HTML,)),
+    UNKNOWN_VERSION,
     BAD_UPLOAD,
     NOT_COMPUTED,
     NO_MODELS,
+    query=(EVERY_VERSION,),
     body=UPLOAD,
     told=True,
 )
-def answers() -> Response:
+def answers(version: int | None) -> Response:
     """Every net's answer to the uploaded picture; of several, the first."""
+    choice = _choice(version)
     upload = read_upload()
-    look = look_of(repository(), upload.images[0], _compute, name=upload.names[0])
-    return _html(page_of(_written("answers.html", look=look)))
+    look = look_of(repository(), choice, upload.images[0], _compute, name=upload.names[0])
+    return _answered(look)
 
 
 @blueprint.get("/models/<variant>/<int:version>/model.onnx")
@@ -164,6 +183,15 @@ def _tell(problem: Problem) -> Response:
     response.status_code = problem.status
     response.headers.update(problem.headers)
     return response
+
+
+def _answered(look: Look) -> Response:
+    return _html(page_of(_written("answers.html", look=look, choices=choices(repository()))))
+
+
+def _choice(version: int | None) -> Choice:
+    models_of(version)  # or a problem
+    return choice_of(repository(), version)
 
 
 def _lost_by_the_freeze(model: Model) -> float:

@@ -6,6 +6,7 @@ import math
 import shlex
 
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "sigmoid"}
+RECIPES = {"article": "article's recipe"}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 MINUS = "\u2212"
 THIN = "\u202f"  # between a number and its unit, which stay together
@@ -83,6 +84,11 @@ def activation(name: str) -> str:
 def normalization(name: str | None) -> str:
     """What stands in the study's columns."""
     return "no batch norm" if name is None else "batch norm" if name == "batch" else f"{name} norm"
+
+
+def recipe(name: str) -> str:
+    """How nets were trained: "article" -> "article's recipe", "modern" -> "modern recipe"."""
+    return RECIPES.get(name, f"{plain(name)} recipe")
 
 
 def shell(word: str) -> str:

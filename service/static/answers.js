@@ -5,18 +5,19 @@ const parser = new DOMParser();
 const find = (selector) => document.querySelector(selector);
 let key = null; // an API key, where the service asks for one; it lives as long as the tab's page
 let asked = 0; // which question is the latest: an answer to an older one comes too late
+let version = ""; // of the nets that are asked; none is each variant's newest
+let picture = {}; // what is answered: a file of the user's, or else the example that a link names
 
 const UNREACHABLE = ["No answer", "The service cannot be reached. Is it running?"];
 const unreadable = ({ status }) => [`Error ${status}`, "The answer cannot be read."];
 const authorized = () => (key ? { "X-API-Key": key } : {});
 
-// The picture is a file of the user's, or else the example that a link names.
 async function ask(address, options, { file, link }) {
   const turn = ++asked;
   find("#answers").setAttribute("aria-busy", "true");
   let found;
   try {
-    const response = await fetch(address, { ...options, headers: authorized() });
+    const response = await fetch(chosen(address), { ...options, headers: authorized() });
     found = response.ok ? await read(response) : problem(...(await trouble(response)));
   } catch {
     found = problem(...UNREACHABLE);
@@ -25,10 +26,28 @@ async function ask(address, options, { file, link }) {
 }
 
 // The latest question has its answers, or a problem in their place.
-function settle(found, picture) {
+function settle(found, question) {
   find("#answers").removeAttribute("aria-busy");
   if (found.id === "problem") tell(found);
-  else show(found, picture);
+  else show(found, question);
+  mark();
+}
+
+// An address where the nets of the chosen version answer.
+function chosen(address) {
+  const url = new URL(address, location.href);
+  if (version) url.searchParams.set("version", version);
+  else url.searchParams.delete("version");
+  return url;
+}
+
+// Whose answers are shown is whose version is chosen.
+function mark() {
+  version = find("#answers").dataset.version;
+  for (const link of document.querySelectorAll(".versions a")) {
+    if (link.dataset.version === version) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
 }
 
 // The answers of a page.
@@ -74,6 +93,7 @@ function tell(found) {
 }
 
 function show(found, { file, link }) {
+  picture = { file, link };
   find("#problem")?.remove();
   find(".examples [aria-current]")?.removeAttribute("aria-current");
   link?.setAttribute("aria-current", "true");
@@ -140,7 +160,7 @@ document.addEventListener("submit", async (event) => {
   locked.textContent = "";
   let text;
   try {
-    const response = await fetch("/", { headers: authorized() });
+    const response = await fetch(`/${location.search}`, { headers: authorized() });
     if (response.ok) text = await response.text();
     else if (response.status === 401) locked.textContent = "That key is not known.";
     else locked.textContent = (await trouble(response)).join(": ");
@@ -165,6 +185,11 @@ document.addEventListener("click", async (event) => {
   if (link?.closest(".examples")) {
     event.preventDefault();
     ask(link.href, {}, { link });
+  } else if (link?.closest(".versions")) {
+    event.preventDefault();
+    version = link.dataset.version;
+    if (picture.file) upload(picture.file);
+    else ask(picture.link.href, {}, picture);
   } else if (key && link?.hasAttribute("data-keyed")) {
     event.preventDefault();
     await download(link.href);
@@ -238,6 +263,8 @@ function start() {
   status.className = "unseen";
   status.setAttribute("role", "status");
   document.body.append(status);
+  picture = { link: find(".examples [aria-current]") };
+  mark();
   localize();
 }
 

@@ -27,9 +27,10 @@ def shown(page: Page) -> Answers:
     return {name: [tuple(each) for each in guesses] for name, guesses in found.items()}  # type: ignore[misc]
 
 
-def told(url: str, picture: bytes, **headers: str) -> Answers:
+def told(url: str, picture: bytes, query: str = "", **headers: str) -> Answers:
     """The same, by ``POST /compare``."""
-    answer = requests.post(f"{url}/compare", data=picture, headers=headers, timeout=30).json()
+    address = f"{url}/compare{query}"
+    answer = requests.post(address, data=picture, headers=headers, timeout=30).json()
     variants: dict[str, list[dict[str, Any]]] = answer["images"][0]["variants"]
     return {
         name: [

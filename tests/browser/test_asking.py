@@ -70,7 +70,7 @@ def test_an_example_is_answered_and_marked(page: Page, url: str) -> None:
     page.get_by_role("link", name="palm tree").click()
     expect_answers(page, "palm tree")
     assert shown(page) == told(url, (EXAMPLES / "palm_tree.webp").read_bytes())
-    expect(page.locator("[aria-current]")).to_have_attribute("title", "palm tree")
+    expect(page.locator(".examples [aria-current]")).to_have_attribute("title", "palm tree")
     assert page.url == f"{url}/"
     for variant in ("relu_with_bn", "sigmoid_without_bn"):
         card = requests.get(f"{url}/models/{variant}", timeout=10).json()["card"]

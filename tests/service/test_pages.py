@@ -27,6 +27,9 @@ from tests.service.hostile import BAD, PHOTO
 from tests.service.tiny import encode, make_card, make_model, write_repository
 
 PNG = encode(PHOTO)
+EXAMPLE = (
+    Path(__file__).parents[2] / "service" / "static" / "examples" / "striped_star.png"
+).read_bytes()
 SHIPPED = Path(__file__).parents[2] / "exported_models"
 
 
@@ -42,8 +45,10 @@ def guesses(page: str) -> dict[str, list[tuple[str, float]]]:
     return found
 
 
-def compared(client: FlaskClient, data: bytes) -> dict[str, list[tuple[str, float]]]:
-    answer = client.post("/compare", data=data).json["images"][0]["variants"]
+def compared(
+    client: FlaskClient, data: bytes, query: str = ""
+) -> dict[str, list[tuple[str, float]]]:
+    answer = client.post(f"/compare{query}", data=data).json["images"][0]["variants"]
     return {
         variant: [(each["label"], each["probability"]) for each in top]
         for variant, top in answer.items()
@@ -67,6 +72,103 @@ def test_an_example_answers_by_its_address(client: FlaskClient) -> None:
     assert client.get("/answers").headers["Location"] == "/"
 
 
+def choices(page: str) -> list[tuple[str, str, bool]]:
+    """Address and name of every choice of nets, and whether it is made."""
+    (shown,) = re.findall(r'<div class="versions">.*?</div>', page, re.DOTALL) or [""]
+    links = re.findall(r'<a href="([^"]+)"([^>]*)>([^<]+)</a>', shown)
+    return [
+        (html.unescape(href), html.unescape(name), "aria-current" in more)
+        for href, more, name in links
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "place"), [("", 0), ("?version=2", 1), ("?version=1", 2)], ids=["newest", "2", "1"]
+)
+def test_one_version_of_the_nets_can_be_asked_without_a_script(
+    client: FlaskClient, query: str, place: int
+) -> None:
+    page = client.get(f"/{query}")
+    assert choices(page.text) == [
+        ("/", "the newest of each · quick recipe", place == 0),
+        ("/?version=2", "version 2 · quick recipe", place == 1),
+        ("/?version=1", "version 1 · quick recipe", place == 2),
+    ]
+    assert guesses(page.text) == compared(client, EXAMPLE, query)
+    # The form, the examples and the command ask the same nets.
+    (form,) = re.findall(r'<form id="form" method="post" action="([^"]+)"', page.text)
+    assert guesses(client.post(form, data=PNG).text) == compared(client, PNG, query)
+    (link,) = re.findall(r'<a href="([^"]+)" title="striped star"', page.text)
+    answers = client.get(html.unescape(link)).text
+    assert guesses(answers) == compared(client, EXAMPLE, query)
+    assert [made for _, _, made in choices(answers)] == [each == place for each in range(3)]
+    assert f'<a href="/{query}">Another picture</a>' in answers
+    commands = re.findall(r"/predict\?variant=relu_with_bn([^']*)'", html.unescape(page.text))
+    assert commands == [query.replace("?", "&")]
+    assert client.get(f"/answers{query}").headers["Location"] == f"/{query}"
+
+
+def test_a_choice_on_the_page_of_an_example_keeps_the_example(client: FlaskClient) -> None:
+    addresses = [href for href, _, _ in choices(client.get("/answers?example=sea").text)]
+    assert addresses == [
+        "/answers?example=sea",
+        "/answers?example=sea&version=2",
+        "/answers?example=sea&version=1",
+    ]
+    # An upload is not kept: its page says who answered, and cannot ask again.
+    answers = client.post("/answers?version=1", data={"image": (BytesIO(PNG), "a.png")}).text
+    assert choices(answers) == []
+    assert "version 1 · quick recipe" in answers
+
+
+def test_a_variant_that_lacks_the_version_is_left_out_and_said_so(client: FlaskClient) -> None:
+    page = client.get("/?version=2").text
+    assert set(guesses(page)) == {"relu_with_bn"}
+    assert "not exported in version 2" in page
+    for query in ("", "?version=2"):
+        note = client.get(f"/{query}").text
+        assert "2 of the study's four variants\nare exported here" in note
+
+
+def test_only_the_model_that_predict_answers_by_is_called_the_default(
+    client: FlaskClient, settings: Settings
+) -> None:
+    shipped = create_app(replace(settings, models_dir=SHIPPED)).test_client()
+    for query, badges in (("", 1), ("?version=2", 1), ("?version=1", 0)):
+        assert shipped.get(f"/{query}").text.count('class="badge"') == badges
+    # The newest of each are all of version 2: that is one choice, not two.
+    assert choices(shipped.get("/?version=2").text) == [
+        ("/", "version 2 · modern recipe", True),
+        ("/?version=1", "version 1 · article's recipe", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "words"),
+    [
+        ("version=9", 404, "no version 9 of any variant: there are 1, 2"),
+        ("version=x", 400, "version is &#39;x&#39;; allowed: 1 to"),
+        ("version=1&version=1", 400, "query parameter version is given twice"),
+    ],
+)
+def test_a_version_that_is_not_there_is_told_in_words(
+    client: FlaskClient, query: str, status: int, words: str
+) -> None:
+    for response in (
+        client.get(f"/?{query}"),
+        client.get(f"/answers?example=sea&{query}"),
+        client.post(f"/answers?{query}", data=PNG),
+    ):
+        assert (response.status_code, response.mimetype) == (status, "text/html")
+        assert words in response.text
+
+
+def test_a_link_to_the_page_may_bring_marks_of_others(client: FlaskClient) -> None:
+    assert client.get("/?utm_source=a&utm_source=b").status_code == 200
+    marked = client.get("/?fbclid=1&version=1").text
+    assert [made for _, _, made in choices(marked)] == [False, False, True]
+
+
 def test_what_a_browser_is_told_of_the_answers(
     client: FlaskClient, settings: Settings, tmp_path: Path
 ) -> None:
@@ -80,6 +182,8 @@ def test_what_a_browser_is_told_of_the_answers(
     write_repository(folder, {("relu_with_bn", 1): file}, default="relu_with_bn")
     alone = create_app(replace(settings, models_dir=folder)).test_client()
     assert "<title>sea: what one net says</title>" in alone.get("/answers?example=sea").text
+    for path in ("/", "/answers?example=sea"):  # there is nothing to choose from
+        assert choices(alone.get(path).text) == []
     assert counted(12, "net") == "12 nets"
 
 
@@ -210,10 +314,7 @@ def test_both_versions_have_a_card_and_the_newest_answers(client: FlaskClient) -
     page = client.get("/").text
     assert '<a href="/models/relu_with_bn/1/model.onnx"' in page
     assert '<a href="/models/relu_with_bn/2/model.onnx"' in page
-    assert guesses(page) == compared(
-        client,
-        (Path(__file__).parents[2] / "service/static/examples/striped_star.png").read_bytes(),
-    )
+    assert guesses(page) == compared(client, EXAMPLE)
 
 
 @pytest.mark.parametrize(
