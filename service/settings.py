@@ -120,7 +120,8 @@ SETTINGS = (
         "25000000",
         _whole(1, PILLOW_PIXEL_LIMIT),
         "largest picture, width x height; a pixel takes 4 to 20 bytes of memory while it is "
-        "decoded, as at most two pictures are at a time in each worker; beyond it 413",
+        "decoded, as at most two pictures are at a time in each worker, and one of more than 8 "
+        "million pixels; beyond it 413",
     ),
     Setting(
         "MAX_REQUEST_PIXELS",

@@ -7,9 +7,11 @@ the limits of the settings.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -48,6 +50,11 @@ BY_CURL = "; curl sends a file as it is by --data-binary @FILE"
 
 INLINE_PIXELS, INLINE_BYTES = 1 << 16, 1 << 16
 """Pictures up to here, together, are decoded in the event loop; more would keep others waiting."""
+
+HUGE_PIXELS = 1 << 23
+"""Pictures of more are decoded one at a time: some take 20 bytes a pixel meanwhile."""
+
+_HUGE = threading.Lock()
 
 _STATUS = {
     UnsupportedPictureError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -209,12 +216,14 @@ class _Work:
 
     def decode(self, check: Check = _pass) -> list[NDArray[np.uint8]]:
         """Decode what has been opened, and let go of each picture then. Raises as ``open`` does."""
-        started = time.perf_counter()
         images = []
         while self._pictures:
-            check()
-            images.append(_decode(*self._pictures.popleft()))
-        self.seconds += time.perf_counter() - started
+            huge = self._pictures[0][1].pixels > HUGE_PIXELS
+            with _HUGE if huge else nullcontext():
+                check()
+                started = time.perf_counter()
+                images.append(_decode(*self._pictures.popleft()))
+                self.seconds += time.perf_counter() - started
         return images
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -182,6 +183,35 @@ def test_of_a_request_that_is_late_no_picture_more_is_decoded(
 
     asyncio.run(main())
     assert len(decoded) == 1
+
+
+@pytest.mark.parametrize(("huge", "most"), [(200 * 200, 1), (300 * 300, 2)])
+def test_of_huge_pictures_one_is_decoded_at_a_time(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, huge: int, most: int
+) -> None:
+    now, found, seconds = [0], [], list[float]()
+    real = uploads.decode_opened
+
+    def decode_opened(picture: Any) -> Any:
+        now[0] += 1
+        time.sleep(0.2)
+        found.append(now[0])
+        now[0] -= 1
+        return real(picture)
+
+    monkeypatch.setattr(uploads, "HUGE_PIXELS", huge)
+    monkeypatch.setattr(uploads, "decode_opened", decode_opened)
+    monkeypatch.setattr("service.metrics.Metrics.decoded", lambda _, each: seconds.append(each))
+
+    async def main() -> None:
+        with ThreadPoolExecutor(2) as pool:
+            asyncio.get_running_loop().set_default_executor(pool)
+            answers = await asyncio.gather(ask(app, LARGE), ask(app, LARGE))
+        assert [status for status, _ in answers] == [200, 200]
+
+    asyncio.run(main())
+    assert max(found) == most
+    assert all(0.2 <= each < 0.39 for each in seconds), seconds  # without waiting for the other
 
 
 def test_waiting_for_a_thread_is_not_decoding(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
