@@ -24,7 +24,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import onnx
 
@@ -35,7 +34,6 @@ from service.card import (
     Frozen,
     FrozenLayer,
     ModelCard,
-    Parity,
     Score,
     Training,
 )
@@ -44,9 +42,9 @@ from service.model import Model
 from service.repository import WAY_OUT, ModelError, load_model
 from training.dataset import Dataset, Images
 from training.environment import versions
-from training.evaluate import predict
 from training.freeze import read_frozen
 from training.graph import convert
+from training.parity import measure_parity
 from training.repository import (
     FILE,
     ExportError,
@@ -64,7 +62,6 @@ from training.repository import (
 from training.trial import TrialError
 
 PARITY_IMAGES = 2_000
-PARITY_TOLERANCE = 1e-5  # largest difference of a probability between Keras and ONNX Runtime
 
 
 def export(
@@ -136,8 +133,8 @@ def export(
     assert card.parity is not None  # noqa: S101 - measured above
     say(
         f"{card.variant}: version {version}, {len(data):,} bytes, parity "
-        f"{card.parity.max_abs_error:.1e} on {card.parity.images:,} pictures "
-        f"({card.parity.provider}){_behind(version, newest)}"
+        f"{card.parity.max_abs_error:.1e} on {card.parity.images:,} pictures (Keras' own rounding "
+        f"{card.parity.float32_error:.1e}; {card.parity.provider}){_behind(version, newest)}"
     )
     return entry
 
@@ -159,32 +156,6 @@ def _load(path: Path, card: ModelCard) -> Model:
     except ModelError as error:
         reason = str(error).removesuffix(f"; {WAY_OUT}")
         raise ExportError(f"the service would refuse the file: {reason}") from error
-
-
-def measure_parity(net: keras.Model, model: Model, images: Images) -> Parity:
-    """Compare Keras in inference mode with the exported file as the service runs it.
-
-    ``images`` are uint8 [N, 32, 32, 3], at least 1,000. Raises ``ExportError`` where a probability
-    differs by more than ``PARITY_TOLERANCE`` or an answer differs beyond a tie.
-    """
-    if len(images) < 1000:
-        raise ExportError(f"parity wants at least 1,000 pictures, not {len(images):,}")
-    expected = predict(net, images)
-    found = np.concatenate([model.run(part) for part in np.array_split(images, len(images) // 50)])
-    error = float(np.abs(expected - found).max())
-    agreement = float((expected.argmax(axis=1) == found.argmax(axis=1)).mean())
-    if not error <= PARITY_TOLERANCE:
-        raise ExportError(
-            f"{model.variant}: the exported file differs from Keras by up to {error:.2e} in a "
-            f"probability (allowed: {PARITY_TOLERANCE:.0e}) on {len(images):,} pictures and agrees "
-            f"on {agreement:.2%} of the answers; nothing was published"
-        )
-    return Parity(
-        images=len(images),
-        max_abs_error=error,
-        top1_agreement=agreement,
-        provider=model.provider,
-    )
 
 
 def find_same(
