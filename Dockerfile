@@ -29,10 +29,14 @@ RUN --mount=type=secret,id=ca PIP_CERT=${PIP_CERT} ${PIP} /requirements.txt \
     && (cd onnxruntime && rm -r capi/libonnxruntime.so.* quantization tools transformers) \
     && ${COMPILE} /venv
 
+# Other models: --build-context models=FOLDER.
+FROM scratch AS models
+COPY exported_models /
+
 FROM tools AS service-app
 COPY service /app/service
 RUN ${COMPILE} /app
-COPY exported_models /app/exported_models
+COPY --from=models / /app/exported_models
 # Whatever the checkout's modes: another user than root reads it.
 RUN chmod -R a+rX /app
 

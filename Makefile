@@ -6,7 +6,7 @@ RECIPE ?= article
 VARIANTS ?= all
 SEEDS ?= 0
 RUNS ?= runs
-MODELS ?= exported_models
+MODELS ?= $(or $(MODELS_DIR),exported_models)
 DATA ?=
 STEPS ?=
 EPOCHS ?=
@@ -31,6 +31,7 @@ COMPARE := $(BIN)/python -m training compare --recipe $(RECIPE) --runs $(RUNS) -
 # What is misspelt would be left out without a word.
 $(foreach name,SEED VARIANT MODEL STEP EPOCH,$(if $(filter command,$(firstword $(origin $(name)))),\
 	$(error there is no variable $(name); $(name)S is one)))
+$(if $(filter command,$(firstword $(origin RECIPES))),$(error there is no variable RECIPES; RECIPE is one))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -40,7 +41,9 @@ help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: RECIPE=$(RECIPE) VARIANTS=$(VARIANTS) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS)"
-	@echo "             RUNS=$(RUNS) MODELS=$(MODELS) REPLACE=$(REPLACE) PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "             EPOCHS=$(EPOCHS) BATCH=$(BATCH) LEARNING_RATE=$(LEARNING_RATE) RUNS=$(RUNS) MODELS=$(MODELS)"
+	@echo "             REPLACE=$(REPLACE) DEMO=$(DEMO) TARGET=$(TARGET) IMAGE=$(IMAGE) ENGINE=$(ENGINE) BASE=$(BASE)"
+	@echo "             SBOM=$(SBOM) PYTHON=$(PYTHON) VENV=$(VENV), and for serve every setting (PORT=8001)"
 
 setup: $(VENV)/.dev  ## Install everything into .venv
 
@@ -77,8 +80,8 @@ lint: $(VENV)/.dev  ## Check style, types and who imports whom
 bench: $(VENV)/.dev  ## Measure the training step and the freeze
 	$(BIN)/python -m benchmarks.training
 
-image:  ## Build a container image (TARGET, IMAGE, ENGINE, BASE; see deploy/image.sh)
-	ENGINE="$(ENGINE)" BASE="$(BASE)" deploy/image.sh $(TARGET) $(IMAGE)
+image:  ## Build a container image (TARGET, MODELS, IMAGE, ENGINE, BASE)
+	ENGINE="$(ENGINE)" BASE="$(BASE)" MODELS="$(MODELS)" deploy/image.sh $(TARGET) $(IMAGE)
 
 sbom: $(VENV)/.dev  ## Write what the images hold, as CycloneDX (SBOM=sbom)
 	@mkdir -p $(SBOM)

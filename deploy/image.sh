@@ -2,6 +2,7 @@
 # Build one of the images of the Dockerfile with docker, podman or buildah, whichever works here.
 #   deploy/image.sh [TARGET] [TAG]
 #   TARGET: service (default), service-gpu, training, training-gpu
+#   MODELS: folder with the models that the service serves; by default exported_models
 #   ENGINE: docker, podman or buildah; by default the first of them that works
 #   BASE: base image; by default the Dockerfile's; "local", with buildah, makes one (base_image.sh)
 #   PIP_CERT: file of certificate authorities that pip needs in this network
@@ -30,6 +31,13 @@ if [ "${BASE:-}" = local ]; then
 fi
 if [ -n "${BASE:-}" ]; then
     options+=(--build-arg "BASE=$BASE")
+fi
+if [ "${MODELS:-exported_models}" != exported_models ] && [[ $target = service* ]]; then
+    if [ ! -f "$MODELS/manifest.json" ]; then
+        echo "MODELS=$MODELS has no manifest.json; make export MODELS=$MODELS writes one" >&2
+        exit 1
+    fi
+    options+=(--build-context "models=$MODELS")
 fi
 if [ -n "${PIP_CERT:-}" ]; then
     options+=(--secret "id=ca,src=$PIP_CERT" --build-arg PIP_CERT=/run/secrets/ca)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 from PIL import Image
 
@@ -39,8 +40,9 @@ SCENES: dict[str, Callable[[int], Plane]] = {
 SYNTHETIC = (("striped", "star"), ("dotted", "heart"))
 
 
+@click.command()
 def main() -> None:
-    """Draw, encode and list them all."""
+    """Draw every example picture of the page again, into service/static/examples/."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     index = []
     for name, scene in SCENES.items():

@@ -14,7 +14,12 @@ from http import HTTPStatus
 from typing import Annotated, Literal, TypedDict
 
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.exceptions import (
+    HTTPException,
+    InternalServerError,
+    MethodNotAllowed,
+    NotFound,
+)
 
 from service.bodies import HungUpError
 from service.correlation import correlation
@@ -80,11 +85,21 @@ def _from_http_exception(error: HTTPException) -> Response:
     status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(error, InternalServerError):
         return _response(status, "the service failed; its log says why")
-    answer = _response(status, error.description or status.phrase)
+    answer = _response(status, _detail(error) or status.phrase)
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             answer.headers[name] = value
     return answer
+
+
+def _detail(error: HTTPException) -> str | None:
+    """What has gone wrong, for who calls an API and has not typed an address."""
+    if isinstance(error, NotFound):
+        return "there is no such route; /docs names those there are"
+    if isinstance(error, MethodNotAllowed):
+        methods = ", ".join(sorted(error.valid_methods or ()))
+        return f"the method {request.method} is not allowed here; allowed: {methods}"
+    return error.description
 
 
 def _from_hung_up(error: HungUpError) -> Response:

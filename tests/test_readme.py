@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -35,13 +36,26 @@ def test_the_results_table_is_the_shipped_comparison() -> None:
         assert line in README
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z-]+):.*?## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    fenced = "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL))
-    for line in re.findall(r"^make (.*)$", fenced, re.MULTILINE):
-        for word in re.sub(r"\s+#.*", "", line).split():
-            assert "=" in word or word in targets, word
+def commands_of_make() -> set[str]:
+    """What the pages say that make should do, in blocks and within sentences."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text()
+        fenced = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+        found.update(re.findall(r"^make (.*?)(?:\s+#.*)?$", fenced, re.MULTILINE))
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        found.update(" ".join(each.split()) for each in re.findall(r"`make\s+([^`]+)`", prose))
+    return found
+
+
+@pytest.mark.parametrize("command", sorted(commands_of_make()))
+def test_what_the_pages_have_make_do_exists(command: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*?## ", makefile, re.MULTILINE))
+    variables = set(re.findall(r"^([A-Z_]+) \?=", makefile, re.MULTILINE))
+    for word in command.split():
+        name, given, _ = word.partition("=")
+        assert name in (variables if given else targets), word
 
 
 def test_every_phony_target_has_a_rule() -> None:
@@ -59,12 +73,33 @@ def test_make_export_takes_the_first_of_the_seeds(seeds: str, first: str) -> Non
     assert re.findall(r"training export .*--seed (\S+)", done.stdout) == [first]
 
 
-@pytest.mark.parametrize("misspelt", ["SEED=1", "VARIANT=relu_with_bn", "MODEL=models", "STEP=5"])
+@pytest.mark.parametrize(
+    "misspelt", ["SEED=1", "VARIANT=relu_with_bn", "MODEL=models", "STEP=5", "RECIPES=modern"]
+)
 def test_make_does_not_take_a_misspelt_variable_for_none(misspelt: str) -> None:
     command = ["make", "--dry-run", "train", misspelt]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert f"there is no variable {misspelt.partition('=')[0]}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "served"),
+    [
+        ({}, "exported_models"),
+        ({"MODELS_DIR": "/elsewhere"}, "/elsewhere"),
+        ({"MODELS_DIR": "/elsewhere", "MODELS": "models"}, "models"),
+    ],
+)
+def test_make_serves_the_models_that_the_environment_names(
+    given: dict[str, str], served: str
+) -> None:
+    others = {name: value for name, value in os.environ.items() if not name.startswith("MODELS")}
+    command = ["make", "--dry-run", "serve"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=others | given, capture_output=True, text=True, check=True
+    )
+    assert f"MODELS_DIR={served} exec" in done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -229,7 +229,7 @@ def freeze(
     from training.missing import refuse_missing
 
     folders = _folders(runs, recipe, variants, seeds)
-    refuse_missing(folders, "fitted")
+    refuse_missing(folders, "fitted", data)
     dataset = load(RECIPES[recipe].dataset, data)
     for folder in folders:
         freeze_trial(folder, dataset, images=images, say=click.echo)
@@ -265,7 +265,7 @@ def export(
     # Whoever shall answer by default goes first, so that it is there when the others are listed.
     variants = sorted(variants, key=lambda name: name != default)
     folders = _folders(runs, recipe, variants, [seed])
-    refuse_missing(folders, "frozen")
+    refuse_missing(folders, "frozen", data)
     dataset = load(RECIPES[recipe].dataset, data)
     for folder in folders:
         export_trial(
@@ -329,7 +329,7 @@ def ablate(
     from training.missing import refuse_missing
 
     folders = _folders(runs, recipe, variants, seeds)
-    refuse_missing(folders, "fitted")
+    refuse_missing(folders, "fitted", data)
     dataset = load(RECIPES[recipe].dataset, data)
     click.echo(markdown(ablate_trials(folders, dataset, to or runs / recipe, images, click.echo)))
 

@@ -104,6 +104,7 @@ def export(
         manifest = read_manifest(models)
         own = [entry for entry in listed(models) if entry.variant == card.variant]
         newest = max((entry.version for entry in own), default=0)
+        before = next((entry for entry in own if entry.version == newest), None)
         same = find_same(models, own, card, model, pictures)
         if same and is_as_listed(models, same):
             say(
@@ -136,6 +137,12 @@ def export(
         f"{card.parity.max_abs_error:.1e} on {card.parity.images:,} pictures (Keras' own rounding "
         f"{card.parity.float32_error:.1e}; {card.parity.provider}){_behind(version, newest)}"
     )
+    if before and version > newest:
+        say(
+            f"{card.variant}: version {version} answers now where none is asked for "
+            f"({entry.top1:.2%} of the test pictures), instead of version {newest} "
+            f"({before.top1:.2%})"
+        )
     return entry
 
 

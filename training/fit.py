@@ -48,7 +48,8 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
 
     A folder that holds the same trial with fewer steps is taken further; until that is done, what
     was finished there stays as it is. Raises ``TrialError`` where the folder holds a trial of
-    another configuration, another process works on it, or the net diverges.
+    another configuration, another process works on it, the net diverges, or a batch is larger than
+    the training set.
     """
     if keras.backend.backend() not in BACKENDS:
         raise TrialError(
@@ -59,6 +60,11 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
     if trial.hold_out:  # before there is a folder, should it be refused
         dataset, images, labels = hold_out(whole, trial.hold_out, HOLD_OUT_SEED)
         validation = images, labels
+    if trial.recipe.batch > len(dataset.train_images):
+        raise TrialError(
+            f"a batch of {trial.recipe.batch:,} is more than the {len(dataset.train_images):,} "
+            "training pictures there are: choose a smaller one"
+        )
     with locked(trial.folder):
         record = read_record(trial.folder)
         training_mean = dataset.training_mean

@@ -16,22 +16,29 @@ from training.trial import Trial, TrialError, read_record, recipe_of
 from training.variants import VARIANTS
 
 
-def refuse_missing(folders: list[Path], wanted: Literal["fitted", "frozen"]) -> None:
+def refuse_missing(
+    folders: list[Path], wanted: Literal["fitted", "frozen"], data: Path | None
+) -> None:
     """Raise ``TrialError`` unless the trials in ``folders`` are all ``wanted``; frozen is fitted.
 
-    The folders are ``runs/<recipe>/<variant>/seed-<n>`` and need not exist.
+    The folders are ``runs/<recipe>/<variant>/seed-<n>`` and need not exist. ``data`` is where the
+    user has the pictures.
     """
     missing = []
     for folder in folders:
         record = read_record(folder)
         if record is None:
-            missing.append(f"{folder}: no trial there; make it with: {_named('train', folder)}")
+            missing.append(
+                f"{folder}: no trial there; make it with: {_named('train', folder, data)}"
+            )
         elif record["status"] in (wanted, "frozen"):
             continue
         elif record["status"] == "fitted":
-            missing.append(f"{folder}: not frozen yet; go on with: {_named('freeze', folder)}")
+            missing.append(
+                f"{folder}: not frozen yet; go on with: {_named('freeze', folder, data)}"
+            )
         else:
-            way_out = _as_begun(folder, record)
+            way_out = _as_begun(folder, record, data)
             missing.append(f"{folder}: not fitted to its end; go on with: {way_out}")
     if len(missing) == 1:
         raise TrialError(f"{missing[0]} (or choose others by --variants)")
@@ -43,19 +50,21 @@ def refuse_missing(folders: list[Path], wanted: Literal["fitted", "frozen"]) -> 
         )
 
 
-def _named(name: str, folder: Path) -> str:
+def _named(name: str, folder: Path, data: Path | None) -> str:
     """The command ``name`` for the trial in ``folder``, by the recipe as it is."""
     runs, recipe, variant = folder.parents[2], folder.parents[1].name, folder.parent.name
     seed = folder.name.removeprefix("seed-")
     options = ["--recipe", recipe, "--variants", variant, "--seeds", seed, "--runs", str(runs)]
+    if data is not None:
+        options += ["--data", str(data)]
     return shlex.join([sys.executable, "-m", "training", name, *options])
 
 
-def _as_begun(folder: Path, record: dict[str, Any]) -> str:
+def _as_begun(folder: Path, record: dict[str, Any], data: Path | None) -> str:
     """The command that takes a trial to its end, with the steps and all else it was begun with."""
     own = record["configuration"]
     if "recipe" not in own:
-        return _named("train", folder)
+        return _named("train", folder, data)
     trial = Trial(
         recipe=recipe_of(record),
         variant=VARIANTS[folder.parent.name],
@@ -65,4 +74,4 @@ def _as_begun(folder: Path, record: dict[str, Any]) -> str:
         keep_best=own["keep_best"],
         patience=own["patience"],
     )
-    return shlex.join(command(trial, None))
+    return shlex.join(command(trial, data))

@@ -244,4 +244,7 @@ def raise_failures(failures: list[str], count: int) -> None:
     """Raise ``TrialError`` with what went wrong, of ``count`` trials, if anything did."""
     if failures:
         listed = "\n".join(failures)
-        raise TrialError(f"{len(failures)} of {count} trials failed; repeat to go on:\n{listed}")
+        raise TrialError(
+            f"{len(failures)} of {count} trials failed; the others are done, and a repeat tries "
+            f"these again:\n{listed}"
+        )

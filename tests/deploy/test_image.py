@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -126,6 +128,33 @@ def test_the_image_holds_no_tool_and_no_framework_that_serving_does_not_need(ima
     assert not list(packages.glob("onnxruntime/capi/*cuda*"))
     held = {path.name for path in (image.root / "app").iterdir()}
     assert held == {"exported_models", "service"}
+
+
+def test_an_image_of_other_models_holds_these_and_differs_in_nothing_else(
+    image: Image, tmp_path: Path
+) -> None:
+    models = Path(shutil.copytree(ROOT / "exported_models", tmp_path / "of-my-own"))
+    for figure in models.glob("comparison.*"):
+        figure.unlink()
+    with built("service", models) as other:
+        held = other.root / "app/exported_models"
+        assert contents(held) == contents(models)
+        assert contents(held) != contents(image.root / "app/exported_models")
+        assert contents(other.root / "app/service") == contents(image.root / "app/service")
+        assert other.config == image.config
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_folder_without_models_is_not_built_into_an_image(tmp_path: Path) -> None:
+    command = ["make", "image", "ENGINE=buildah", f"MODELS={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"MODELS={tmp_path} has no manifest.json; make export MODELS=" in done.stderr
 
 
 def test_the_images_size_is_within_its_limits(image: Image) -> None:

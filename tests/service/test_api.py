@@ -342,9 +342,9 @@ def test_a_hostile_file_name_is_harmless(client: FlaskClient, name: str) -> None
         ("GET", "/models?page=2", 400, "allowed: none"),
         ("GET", "/models/tanh", 404, "there are relu_with_bn, sigmoid_without_bn"),
         ("GET", "/models/relu_with_bn?version=9", 404, "there are 1, 2"),
-        ("GET", "/nowhere", 404, ""),
-        ("GET", "/predict", 405, ""),
-        ("DELETE", "/models", 405, ""),
+        ("GET", "/nowhere", 404, "there is no such route; /docs names those there are"),
+        ("GET", "/predict", 405, "the method GET is not allowed here; allowed: OPTIONS, POST"),
+        ("DELETE", "/models", 405, "allowed: GET, HEAD, OPTIONS"),
     ],
 )
 def test_bad_requests_say_what_is_allowed(

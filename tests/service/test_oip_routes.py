@@ -20,17 +20,17 @@ from tests.service.oip import PATH, assert_error, document, post
 @pytest.mark.parametrize(
     ("method", "path", "status", "words"),
     [
-        ("GET", "/v2/nothing/here", 404, "not found"),
-        ("GET", "/v2/models", 404, "not found"),
+        ("GET", "/v2/nothing/here", 404, "no such route"),
+        ("GET", "/v2/models", 404, "no such route"),
         ("GET", "/v2/models/vgg", 404, "there are relu_with_bn, sigmoid_without_bn"),
         ("GET", "/v2/models/vgg/ready", 404, "no variant 'vgg'"),
         ("GET", "/v2/models/relu_with_bn/versions/9", 404, "there are 1, 2"),
         ("GET", "/v2/models/relu_with_bn/versions/-1/ready", 404, "no version '-1'"),
         ("GET", f"/v2/models/relu_with_bn/versions/{'9' * 5000}", 404, "no version '999"),
         ("POST", "/v2/models/vgg/infer", 404, "no variant 'vgg'"),
-        ("POST", "/v2/repository/models/relu_with_bn/unload", 404, "not found"),
-        ("GET", PATH, 405, "method is not allowed"),
-        ("DELETE", "/v2", 405, "method is not allowed"),
+        ("POST", "/v2/repository/models/relu_with_bn/unload", 404, "no such route"),
+        ("GET", PATH, 405, "is not allowed here; allowed: "),
+        ("DELETE", "/v2", 405, "is not allowed here; allowed: "),
     ],
 )
 def test_errors_of_routing_have_the_protocols_form(

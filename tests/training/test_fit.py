@@ -171,3 +171,18 @@ def test_a_fit_learns(relu_with_bn: Any) -> None:
     assert float(row["loss"]) < np.log(100) + 0.2
     assert relu_with_bn.record["freeze"]["after"]["top5"] > 0.09
     assert relu_with_bn.record["freeze"]["after"]["loss"] < np.log(100)
+
+
+def test_a_batch_of_more_pictures_than_there_are_is_refused_before_anything_is_made(
+    tmp_path: Path, small_dataset: Any
+) -> None:
+    there = len(small_dataset.train_images)
+    trial = Trial(
+        replace(make_recipe(steps=1, steps_per_epoch=1), batch=there + 1),
+        VARIANTS["relu_with_bn"],
+        seed=0,
+        runs=tmp_path,
+    )
+    with pytest.raises(TrialError, match=f"a batch of {there + 1:,} is more than the {there:,} "):
+        fit(trial, small_dataset)
+    assert list(tmp_path.iterdir()) == []

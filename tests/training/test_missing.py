@@ -66,6 +66,12 @@ def test_what_was_never_trained_is_told_with_the_command_that_trains_it(
     assert not runs.exists()
 
 
+def test_the_command_has_the_data_that_was_given(tmp_path: Path) -> None:
+    words = ["export", "--variants", "relu_with_bn", "--runs", str(tmp_path), "--data", "my data"]
+    said = CliRunner().invoke(main, words).output
+    assert " --data 'my data' (or choose others" in said
+
+
 def test_what_is_fitted_only_is_to_be_frozen_and_what_was_begun_ended_as_it_was(
     tmp_path: Path,
 ) -> None:

@@ -35,8 +35,14 @@ def test_a_net_that_is_published_already_is_left_as_it_is(
 
 def test_another_net_becomes_the_next_version(own: Path, nudged: Path, dataset: Dataset) -> None:
     before = contents(own)
-    entry = export(nudged, dataset, own)
+    said: list[str] = []
+    entry = export(nudged, dataset, own, say=said.append)
     assert (entry.version, entry.file) == (2, "relu_with_bn/2/model.onnx")
+    first = listed(own)["relu_with_bn", 1]["top1"]
+    assert said[-1] == (
+        f"relu_with_bn: version 2 answers now where none is asked for ({entry.top1:.2%} of the "
+        f"test pictures), instead of version 1 ({first:.2%})"
+    )
     assert set(listed(own)) == {("relu_with_bn", 1), ("relu_with_bn", 2)}
     assert contents(own)["relu_with_bn/1/model.onnx"] == before["relu_with_bn/1/model.onnx"]
     served = load_repository(own).get("relu_with_bn")
