@@ -116,11 +116,13 @@ class Acceptor:
         self._board.leave(self._place)
 
     def _ready(self) -> None:
-        for _ in range(BATCH):
+        for taken in range(BATCH):
             own = self._board[self._place]
             if own - own // TOLERANCE > self._board.least():
                 self._wait(PATIENCE)
                 return
+            if taken and own >= self._most:
+                return  # whoever still waits, if anybody does, is told of again
             try:
                 self._make_room()
                 if not self._take():

@@ -12,20 +12,24 @@ if TYPE_CHECKING:
 class Exchange:
     """One request, and whether it has been answered.
 
-    ``parts`` is what has come of its body and has not been read, ``unread`` its size.
+    ``parts`` is what has come of its body and has not been read, ``unread`` its size. ``rest`` is
+    how much is still to come; infinite where that is not said.
     """
 
     __slots__ = (
         *("answered", "complete", "environ", "expects", "keep_alive"),
-        *("parts", "unread", "waiter"),
+        *("parts", "rest", "unread", "waiter"),
     )
 
-    def __init__(self, environ: WSGIEnvironment, *, keep_alive: bool, expects: bool) -> None:
+    def __init__(
+        self, environ: WSGIEnvironment, *, keep_alive: bool, expects: bool, length: float
+    ) -> None:
         self.environ = environ
         self.keep_alive = keep_alive
         self.expects = expects  # to be told to go on before it sends its body
         self.parts: list[bytes] = []
         self.unread = 0
+        self.rest = length
         self.complete = self.answered = False
         self.waiter: asyncio.Future[None] | None = None
 

@@ -14,6 +14,7 @@ from service.correlation import correlation
 from service.headers import complete
 from service.journal import Answered, Journal, Reader
 from service.messages import REQUEST, Request
+from service.wsgi import TAKEN
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -93,7 +94,10 @@ def _entry(
 
 
 def _bytes_in(request: Request, most: int) -> int:
-    """The body's announced length, where it is allowed; of any other what was read of it."""
+    """What was read of the body; under another server its announced length, where allowed."""
+    taken: int | None = request.environ.get(TAKEN)
+    if taken is not None:
+        return taken
     announced = request.content_length
     if announced is not None and announced <= most:
         return announced

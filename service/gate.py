@@ -117,7 +117,8 @@ class Gate:
         ``environ`` is as much of it as is known.
         """
         headers, body = self._problem(environ, status, detail)
-        self._tell(_entry(environ, status, seconds, bytes_out=len(body)))
+        route = self._route(environ) if "REQUEST_METHOD" in environ else None
+        self._tell(_entry(environ, status, seconds, route=route, bytes_out=len(body)))
         return headers, body
 
     def hung_up(self, environ: WSGIEnvironment, taken: int, seconds: float) -> None:

@@ -28,14 +28,21 @@ from operator import attrgetter
 
 from service.bodies import HungUpError
 from service.exchange import Exchange
-from service.incoming import BODY, HEAD, IDLE, NEW, Incoming
+from service.incoming import BODY, HEAD, IDLE, NEW, UNREAD_BYTES, Incoming
 from service.waiting import Turns, wait
 from service.wsgi import Answer, OnLoop
 
 LINGER_SECONDS = 2.0
+MOST_LINGER_SECONDS = 30.0
+"""A client that sends on has so long to come to its answer."""
 
 SWEEP_SECONDS = 0.25
 """How often every connection is looked at for what has taken too long."""
+
+UNSENT_BYTES = 64 << 20
+"""Of answers that their clients have not taken yet; beyond, those end that take nothing."""
+
+STUCK_SECONDS = 1.0
 
 SHED = 16
 """Idle connections that end at a time where there are too many."""
@@ -74,13 +81,26 @@ class Serving:
         now = loop.time()
         for connection in list(self.connections):
             connection.look(now)
+        self._cut(now)
+
+    def _cut(self, now: float) -> None:
+        """Let go of the answers that nobody takes, where all together they are too many."""
+        unsent = sum(connection.unsent for connection in self.connections)
+        if unsent <= UNSENT_BYTES:
+            return
+        waiting = [each for each in self.connections if each.unsent]
+        for connection in sorted(waiting, key=attrgetter("stuck")):
+            if unsent <= UNSENT_BYTES or now - connection.stuck < STUCK_SECONDS:
+                return
+            unsent -= connection.unsent
+            connection.abort()
 
     def shed(self) -> None:
         """End the few connections that have been idle for the longest time."""
         latest = asyncio.get_running_loop().time() - IDLE_SECONDS
         idle = [each for each in self.connections if each.idle_since <= latest]
         for connection in heapq.nsmallest(SHED, idle, key=attrgetter("idle_since")):
-            connection.shutdown()
+            connection.abort()
 
 
 class Connection(Incoming):
@@ -93,8 +113,8 @@ class Connection(Incoming):
         self._pipeline: deque[Exchange] = deque()
         self._over = False  # nothing is to be answered any more
         self._drained: asyncio.Future[None] | None = None  # while too much that is written waits
-        self._left = 0  # bytes that are written and not sent, and since when
-        self._stuck = 0.0
+        self.unsent = 0  # bytes that are written and not sent, and since when there are so many
+        self.stuck = 0.0
 
     # Called by the event loop.
 
@@ -127,18 +147,29 @@ class Connection(Incoming):
 
     @property
     def idle_since(self) -> float:
-        """Since when there is nothing to do on it, of the loop's time; infinite where there is."""
+        """Since when there is nothing to do on it, of the loop's time; infinite where there is.
+
+        Nor is there anything to do where a client does not take what it is sent.
+        """
+        if self._transport.is_closing():
+            return math.inf
+        if self._drained is not None and self.unsent:
+            return self.stuck
         idle = self._stage in (NEW, IDLE) and self._current is None and not self._over
         return self._since if idle else math.inf
+
+    def abort(self) -> None:
+        """End it now, whatever is still to be sent."""
+        self._transport.abort()
 
     def look(self, now: float) -> None:
         """End what has taken too long by ``now``, of the loop's time."""
         serving, seconds = self._serving, now - self._since
         left = self._transport.get_write_buffer_size()
-        if left != self._left:
-            self._left, self._stuck = left, now
-        elif left and now - self._stuck > serving.idle_seconds:
-            self._transport.abort()
+        if left != self.unsent:
+            self.unsent, self.stuck = left, now
+        elif left and now - self.stuck > serving.idle_seconds:
+            self.abort()
         if self._refused or self._paused is not None:
             return  # nobody waits for the client to send
         if self._stage == IDLE:
@@ -186,6 +217,8 @@ class Connection(Incoming):
 
     def _answer(self, exchange: Exchange) -> None:
         """Answer one request, in its turn."""
+        if self._drained is not None:  # by a client that asks without reading
+            wait(self._drained)
         try:
             answer = self._serving.application(exchange.environ, partial(self._read, exchange))
         except HungUpError:
@@ -195,8 +228,6 @@ class Connection(Incoming):
         except Exception:
             log.exception("the application has failed")
             exchange.keep_alive, answer = False, _FAILED
-        if self._drained is not None:  # by a client that asks without reading
-            wait(self._drained)
         self._send(exchange, answer)
 
     def _read(self, exchange: Exchange) -> tuple[bytes, bool]:
@@ -211,6 +242,8 @@ class Connection(Incoming):
             if not exchange.parts and not exchange.complete:
                 exchange.waiter = self._loop.create_future()
                 wait(exchange.waiter)
+        if exchange.complete and not self._pipeline:  # or nobody would see it hang up
+            self._resume()
         parts, exchange.parts, exchange.unread = exchange.parts, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts), not exchange.complete
 
@@ -218,6 +251,8 @@ class Connection(Incoming):
         """Write a whole answer, and go on to the connection's next request."""
         if self._transport.is_closing() or self._over:
             return
+        if exchange.rest > UNREAD_BYTES:  # more of a body than is worth to be thrown away
+            exchange.keep_alive = False
         self._write(answer, close=not exchange.keep_alive)
         exchange.answered = True
         exchange.parts.clear()
@@ -236,8 +271,11 @@ class Connection(Incoming):
 
     def _write(self, answer: Answer, *, close: bool) -> None:
         line = _CLOSE if close and not answer.last else b""
-        head, date = answer.head, self._serving.date
-        self._transport.write(b"%b%b%b\r\n%b" % (head, date, line, answer.body))
+        head, date, body = answer.head, self._serving.date, answer.body
+        if len(body) > UNREAD_BYTES:  # not copied: many may be asked for the same file
+            self._transport.writelines([b"%b%b%b\r\n" % (head, date, line), body])
+        else:
+            self._transport.write(b"%b%b%b\r\n%b" % (head, date, line, body))
 
     def _limit(self, what: str, seconds: float, allowed: float) -> None:
         if seconds > allowed:
@@ -268,8 +306,20 @@ class Connection(Incoming):
             newest.wake()
 
     def _linger(self) -> None:
-        """Close once the client has had time to read: what it still sends would reset it all."""
+        """Close once the client has had time to read: what it still sends would reset it all.
+
+        It is thrown away unparsed, for as long as it goes on within ``MOST_LINGER_SECONDS``.
+        """
         self._refused = self._over = True
+        self._heard = self._loop.time()
         self._resume()
         self._transport.write_eof()
-        self._loop.call_later(LINGER_SECONDS, self._transport.close)
+        until = self._heard + MOST_LINGER_SECONDS
+        self._loop.call_later(LINGER_SECONDS, self._leave, until)
+
+    def _leave(self, until: float) -> None:
+        now = self._loop.time()
+        if now < until and now - self._heard < LINGER_SECONDS:
+            self._loop.call_later(LINGER_SECONDS, self._leave, until)
+        else:
+            self._transport.close()

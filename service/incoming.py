@@ -8,6 +8,7 @@ Sources: RFC 9112, PEP 3333.
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from http import HTTPStatus
 from io import BytesIO
@@ -54,7 +55,8 @@ class Incoming(asyncio.Protocol, ABC):
         self._unparsed = memoryview(b"")
         self._parsing = False
         self._paused: float | None = None  # since when nothing is taken
-        self._refused = False  # what comes now is not looked at
+        self._refused = False  # what comes now is not looked at, and when it came last
+        self._heard = 0.0
 
     @abstractmethod
     def _arrived(self, exchange: Exchange) -> None:
@@ -82,6 +84,7 @@ class Incoming(asyncio.Protocol, ABC):
     def data_received(self, data: bytes) -> None:
         """Some bytes; most requests come whole."""
         if self._refused:
+            self._heard = self._loop.time()
             return
         # While bytes wait to be parsed the connection is paused, and no more come; but if they do:
         self._unparsed = memoryview(b"".join([self._unparsed, data]) if self._unparsed else data)
@@ -196,13 +199,17 @@ class Incoming(asyncio.Protocol, ABC):
             environ,
             keep_alive=modern and parser.should_keep_alive(),
             expects=modern and environ.get("HTTP_EXPECT", "").lower() == "100-continue",
+            length=_announced(environ),
         )
         self._arrived(exchange)
 
     def on_body(self, body: bytes) -> None:
         """Some of a request's body."""
         self._mixed, self._head_bytes, exchange = True, 0, self._newest
-        if exchange is None or exchange.answered:
+        if exchange is None:
+            return
+        exchange.rest -= len(body)
+        if exchange.answered:
             return
         exchange.parts.append(body)
         exchange.unread += len(body)
@@ -218,7 +225,7 @@ class Incoming(asyncio.Protocol, ABC):
         self._enter(IDLE)
         self._mixed = True
         if self._newest is not None:
-            self._newest.complete = True
+            self._newest.complete, self._newest.rest = True, 0
             self._newest.wake()
 
     def _enter(self, stage: int) -> None:
@@ -237,3 +244,10 @@ class Incoming(asyncio.Protocol, ABC):
             self._paused = None
             self._transport.resume_reading()
             self._parse()
+
+
+def _announced(environ: WSGIEnvironment) -> float:
+    """How many bytes a request's body has; infinitely many, where nobody knows."""
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        return math.inf
+    return int(environ.get("CONTENT_LENGTH") or 0)

@@ -10,6 +10,7 @@ commands, and there that is put in place of ``ROOT``. This, and packing it, take
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -18,13 +19,18 @@ from functools import lru_cache
 from flask import current_app
 from markupsafe import escape
 
-from service.messages import current
+from service.messages import Request, current
 from service.waiting import in_thread
 
 _KEY = "batchnorm-pages"
 
 ROOT = "http://the-address-of-this-page.invalid"
 """Where a page is written as if it were; no host is called so (RFC 6761, section 6.4)."""
+
+MOST_OF_A_HOST = 259
+"""A name of 253 characters, the longest there is, with a port."""
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 ADDRESSES = 8
 """Of which a page is kept ready."""
@@ -72,4 +78,17 @@ def kept(name: str, write: Callable[[], str]) -> Page:
     if page is None:
         context = copy_context()
         page = pages[key] = _Kept(in_thread(lambda: context.run(write)))
-    return page.seen_from(request.host_url.rstrip("/"))
+    return page.seen_from(origin_of(request))
+
+
+def origin_of(request: Request) -> str:
+    """Where a request was sent to: "http://localhost:8000".
+
+    A name that is none, or is longer than there are, is not repeated: the server's own stands for
+    it.
+    """
+    host = request.environ.get("HTTP_HOST", "")
+    if len(host) > MOST_OF_A_HOST or not _HOST.fullmatch(host):
+        name, port = request.environ["SERVER_NAME"], request.environ["SERVER_PORT"]
+        host = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    return f"{request.scheme}://{host}"

@@ -54,8 +54,10 @@ def shared(workers: int) -> Iterator[None]:
         return
     _sweep(memory() or Path(tempfile.gettempdir()))
     try:
-        folder = tempfile.mkdtemp("", _PREFIX, memory())
-        held = _lock(Path(folder) / _HELD)  # by the workers too, which inherit it
+        making = Path(tempfile.mkdtemp("", f".{_PREFIX}", memory()))
+        held = _lock(making / _HELD)  # by the workers too, which inherit it
+        # Another server's sweep sees it only now that it is held.
+        folder = str(making.rename(making.with_name(making.name.removeprefix("."))))
     except OSError as error:
         raise FolderError(
             f"several workers need a folder for their metrics, and none can be made "

@@ -15,6 +15,7 @@ for the key (see ``service.keys``).
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from service.api import EVERY_VERSION, UNKNOWN_VERSION
 from service.assets import address, packed_response
 from service.charts import curves, shifts
 from service.compute import NOT_COMPUTED, compute
-from service.kept import ROOT, Page, kept, page_of
+from service.kept import ROOT, Page, kept, origin_of, page_of
 from service.looks import Choice, Look, choice_of, choices, first_look, look_of, pixels_of
 from service.messages import Response, current
 from service.model import Model
@@ -165,12 +166,13 @@ def download(variant: str, version: int) -> Response:
     """The model's file, byte for byte as it is served."""
     model = model_of(variant, version)
     path = settings().models_dir.joinpath(*Path(model.file).parts[1:])
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != model.sha256:
+    try:
+        content = _content(path, model.sha256)
+    except LookupError:
         raise Problem(
             HTTPStatus.NOT_FOUND,
             f"{model.file} is no longer the file that was loaded; start the service again",
-        )
+        ) from None
     response = Response(content, mimetype=FILE)
     response.headers["Content-Disposition"] = f'attachment; filename="{variant}-{version}.onnx"'
     return response
@@ -183,6 +185,15 @@ def _tell(problem: Problem) -> Response:
     response.status_code = problem.status
     response.headers.update(problem.headers)
     return response
+
+
+@lru_cache
+def _content(path: Path, sha256: str) -> bytes:
+    """What the file held, the same bytes for all who ask. Raises ``LookupError`` for another."""
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise LookupError(path)
+    return content
 
 
 def _answered(look: Look) -> Response:
@@ -211,7 +222,7 @@ def _written(template: str, **context: object) -> str:
         **{
             "address": address,
             "field": FIELD,
-            "origin": current().host_url.rstrip("/"),
+            "origin": origin_of(current()),
             "keyed": bool(settings().api_keys),
             "max_bytes": settings().max_body_bytes,
             **context,

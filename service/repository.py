@@ -229,7 +229,9 @@ def _read(path: Path, name: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ModelError(f"{name}: {MISSING}") from None
+        if path.name == MANIFEST:
+            raise ModelError(f"{name}: {MISSING}") from None
+        raise ModelError(f"{name}: there is no such file; {WAY_OUT}") from None
     except OSError as error:
         raise ModelError(f"{name}: cannot be read: {error.strerror}") from None
 

@@ -25,6 +25,10 @@ GONE = "batchnorm.gone"
 """The environment's key for a function: whether the client has hung up."""
 
 
+TAKEN = "batchnorm.taken"
+"""The environment's key for how many bytes of the body were read."""
+
+
 class Answer(NamedTuple):
     """A whole response: ``head`` is its status line and header lines, but for the server's own.
 
@@ -51,6 +55,7 @@ class OnLoop:
             if self._bodies.wanted(environ):
                 body = self._bodies.take(read)
                 environ["wsgi.input"] = BytesIO(body)
+            environ[TAKEN] = len(body)
             return call(self._application, environ)
         except HungUpError as error:
             if not error.told:

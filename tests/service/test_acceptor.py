@@ -148,3 +148,24 @@ def test_who_has_something_to_say_is_not_sent_away_for_who_comes_later(small: Ru
             each.settimeout(DEADLINE)
             assert each.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert all(map(still_open, before[late:]))
+
+
+def test_who_does_not_read_his_answer_keeps_nobody_out(small: Running) -> None:
+    """Of the connections that there may be, some hold answers that nobody takes."""
+    model = b"GET /static/examples/skyscraper.webp HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    time.sleep(0.3)  # whoever was there before is gone
+    with contextlib.ExitStack() as stack:
+        for number in range(FILES - RESERVED):
+            connection = stack.enter_context(socket.socket())
+            if number < 2 * SHED:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.connect(("127.0.0.1", small.port))
+            if number < 2 * SHED:
+                connection.sendall(200 * model)
+            else:
+                assert asked(connection)
+        time.sleep(1.5)
+        for _ in range(3 * SHED):
+            start = time.monotonic()
+            assert asked(stack.enter_context(connect(small)))
+            assert time.monotonic() - start < 1.5

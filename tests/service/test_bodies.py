@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from service.bodies import SMALL, Bodies, HungUpError, NoRoomError, Read
+from service.journal import DELAY
 from tests.service.clients import PICTURE, connect, connections, head_of
 from tests.service.engines import make_bodies
 from tests.service.exposition import samples, total
@@ -136,14 +137,39 @@ def test_whoever_has_a_key_is_told_to_go_on(locked: Running, name: str) -> None:
     assert answer == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def test_a_connection_goes_on_behind_a_body_that_was_not_read(locked: Running) -> None:
+NEXT = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+def test_a_connection_ends_with_the_answer_to_a_large_body_that_was_not_read(
+    locked: Running,
+) -> None:
     with connect(locked) as connection:
-        connection.sendall(head_of(HUGE) + bytes(HUGE))
-        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        for _ in range(4):  # slowly, and to its end, before it looks for an answer
+            connection.sendall((head_of(HUGE) + bytes(HUGE))[_ * HUGE // 4 : (_ + 1) * HUGE // 4])
+            time.sleep(1)
+        connection.sendall(NEXT)
+        with connection.makefile("rb") as stream:
+            answer = stream.read()
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert answer.count(b"\r\nConnection: close\r\n") == 1
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_connection_goes_on_behind_a_small_body_that_was_not_read(locked: Running) -> None:
+    with connect(locked) as connection:
+        connection.sendall(head_of(1000, "/nowhere") + bytes(1000) + NEXT)
         with connection.makefile("rb") as stream:
             answer = stream.read()
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert answer.count(b"HTTP/1.1 200 ") == 1
+
+
+def test_the_log_has_what_was_read_and_not_what_was_announced(locked: Running) -> None:
+    key = f"X-API-Key: {KEY}"
+    assert answer_before_the_body(locked, "/log-me", key).startswith(b"HTTP/1.1 404 ")
+    time.sleep(5 * DELAY)
+    (line,) = [line for line in locked.lines() if line.get("path") == "/log-me"]
+    assert (line["status"], line["bytes_in"]) == (404, 0)
 
 
 def refused(senders: list[socket.socket]) -> int:

@@ -296,18 +296,22 @@ def test_a_download_is_the_file_that_was_loaded_or_nothing(
     shutil.copytree(settings.models_dir, folder)
     client = create_app(replace(settings, models_dir=folder)).test_client()
     path = folder / "relu_with_bn" / "2" / "model.onnx"
+    loaded = path.read_bytes()
+    path.write_bytes(loaded + b"\0")
+    changed = client.get("/models/relu_with_bn/2/model.onnx")
+    assert changed.status_code == 404
+    assert "no longer the file that was loaded" in changed.text
+    path.write_bytes(loaded)
     response = client.get("/models/relu_with_bn/2/model.onnx")
-    assert response.data == path.read_bytes()
+    assert response.data == loaded
     assert response.mimetype == "application/octet-stream"
     assert response.headers["Content-Disposition"] == 'attachment; filename="relu_with_bn-2.onnx"'
     for missing in ("relu_with_bn/3", "tanh/1"):
         assert client.get(f"/models/{missing}/model.onnx").status_code == 404
-    path.write_bytes(path.read_bytes() + b"\0")
-    changed = client.get("/models/relu_with_bn/2/model.onnx")
-    assert changed.status_code == 404
-    assert "no longer the file that was loaded" in changed.text
-    path.unlink()
-    assert client.get("/models/relu_with_bn/2/model.onnx").status_code == 404
+    path.unlink()  # what was loaded goes on being served, and so it is here
+    assert client.get("/models/relu_with_bn/2/model.onnx").data == loaded
+    other = client.get("/models/relu_with_bn/1/model.onnx")
+    assert other.data == (folder / "relu_with_bn" / "1" / "model.onnx").read_bytes()
 
 
 def test_both_versions_have_a_card_and_the_newest_answers(client: FlaskClient) -> None:
@@ -417,3 +421,27 @@ def test_no_address_is_looked_up_for_the_page(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("my_service:8000", "http://my_service:8000"),  # as compose calls it
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("", "http://localhost:80"),
+        ("[::1", "http://localhost:80"),
+        ("a:123456", "http://localhost:80"),
+        ("a" * 300, "http://localhost:80"),
+        ("b\u00fccher", "http://localhost:80"),
+    ],
+)
+def test_a_command_names_the_host_or_where_that_is_none_the_server(
+    client: FlaskClient, host: str, shown: str
+) -> None:
+    server = {"HTTP_HOST": host, "SERVER_NAME": "localhost", "SERVER_PORT": "80"}
+    for path in ("/", "/docs"):
+        text = html.unescape(client.get(path, environ_overrides=server).text)
+        text = text.replace("<span data-origin>", "").replace("</span>", "")
+        commands = re.findall(r"'([^']*)/predict[?']", text)
+        assert commands
+        assert set(commands) == {shown}
