@@ -5,8 +5,9 @@
     POST /answers[?version=<v>]                     the answers to an uploaded picture
     GET  /models/<variant>/<version>/model.onnx     the file that is being served
 
-Which nets answer is a choice of ``version``, as for ``/compare``, and stands in every address.
-Everything is HTML made here; the page's script asks for the same answers and puts them in place.
+Which nets answer is a choice of ``version``, as for ``/compare``, and stands in every address;
+where none does, the newest of each variant answer. Everything is HTML made here; the page's script
+asks for the same answers, puts them in place, and the version that is chosen into the address.
 Pictures are read, decoded and computed as for ``/predict``, and its problems are told in words.
 Where keys are set, all of it asks for one, as every route does: the page's answer is then a field
 for the key (see ``service.keys``).

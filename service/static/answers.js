@@ -27,10 +27,14 @@ async function ask(address, options, { file, link }) {
 
 // The latest question has its answers, or a problem in their place.
 function settle(found, question) {
-  find("#answers").removeAttribute("aria-busy");
+  const answers = find("#answers");
+  answers.removeAttribute("aria-busy");
   if (found.id === "problem") tell(found);
   else show(found, question);
   mark();
+  // What is loaded again, kept or sent on is what is shown. An address that says the same in other
+  // words, as the latest version's own, stays.
+  if (version !== answers.dataset.version) history.replaceState(history.state, "", chosen(location));
 }
 
 // An address where the nets of the chosen version answer.
@@ -41,13 +45,14 @@ function chosen(address) {
   return url;
 }
 
-// Whose answers are shown is whose version is chosen.
+// Whose answers are shown is whose version is chosen, and whom the examples' links lead to.
 function mark() {
   version = find("#answers").dataset.version;
   for (const link of document.querySelectorAll(".versions a")) {
     if (link.dataset.version === version) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
   }
+  for (const link of document.querySelectorAll(".examples a")) link.href = chosen(link.href);
 }
 
 // The answers of a page.

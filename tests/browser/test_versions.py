@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import requests
 from playwright.sync_api import Page, Route, expect
 
@@ -39,13 +40,52 @@ def test_another_version_answers_to_the_picture_that_is_there(page: Page, url: s
     expect(page.locator("#status")).to_contain_text(f"sunflower, {FIRST}: relu with bn says")
     assert set(shown(page)) == FOUR
     assert shown(page) == told(url, SUNFLOWER, ONE) != told(url, SUNFLOWER)
-    assert page.url == f"{url}/"
     assert sum(page.evaluate("window.shifts")) == 0
     card = requests.get(f"{url}/models/sigmoid_with_bn{ONE}", timeout=10).json()["card"]
     facts = page.locator(".net[data-variant=sigmoid_with_bn] .facts")
     expect(facts).to_contain_text(f"{100 * card['evaluation']['after_freeze']['top1']:.1f}")
     take(page, NEWEST)
     assert shown(page) == told(url, SUNFLOWER)
+
+
+@pytest.mark.parametrize(
+    ("start", "choices"),
+    [
+        ("/", {FIRST: "/?version=1", NEWEST: "/"}),
+        ("/?version=1", {NEWEST: "/", FIRST: "/?version=1"}),
+        ("/?version=1&mark=a#models", {NEWEST: "/?mark=a#models"}),
+        ("/?version=2", {FIRST: "/?version=1", NEWEST: "/"}),
+    ],
+)
+def test_a_choice_is_in_the_address_and_a_reload_keeps_it(
+    url: str, open_page: Opener, start: str, choices: dict[str, str]
+) -> None:
+    page = open_page(f"{url}{start}")
+    entries = page.evaluate("history.length")
+    for name, address in choices.items():
+        take(page, name)
+        assert page.url == f"{url}{address}"
+        page.reload()
+        assert (page.url, chosen(page)) == (f"{url}{address}", name)
+        assert shown(page) == told(url, SUNFLOWER, ONE if name == FIRST else "")
+    assert page.evaluate("history.length") == entries  # and back leads to where one came from
+
+
+def test_a_picture_leaves_the_address_as_it_is(url: str, open_page: Opener) -> None:
+    page = open_page(f"{url}/?version=2")
+    page.locator(".examples a[title=pear]").click()
+    expect_answers(page, "pear")
+    assert page.url == f"{url}/?version=2"
+
+
+def test_the_pages_sections_are_reached_with_the_choice(page: Page, url: str) -> None:
+    take(page, FIRST)
+    page.locator(".examples a[title=pear]").click()
+    expect_answers(page, "pear")
+    page.get_by_role("link", name="The study").click()
+    expect(page).to_have_url(f"{url}/?version=1#study")
+    expect_answers(page, "pear")  # it is the same page still
+    assert chosen(page) == FIRST
 
 
 def test_the_choice_holds_for_every_picture_that_comes_after_it(page: Page, url: str) -> None:
@@ -77,7 +117,7 @@ def test_a_choice_that_fails_is_not_made(
     page.route("**/answers?*version=1", lambda route: route.abort())
     page.get_by_role("link", name=FIRST).click()
     expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached")
-    assert chosen(page) == NEWEST
+    assert (chosen(page), page.url) == (NEWEST, f"{url}/")
     page.unroute_all()
     page.locator(".examples a[title=pear]").click()
     expect_answers(page, "pear")
@@ -125,6 +165,8 @@ def test_without_scripts_links_lead_to_the_other_version(
             assert float(values.nth(index).get_attribute("value") or 0) == probability
     page.get_by_role("link", name="Another picture").click()
     expect(page).to_have_url(f"{url}/?version=1")
+    page.get_by_role("link", name="Models").click()
+    expect(page).to_have_url(f"{url}/?version=1#models")
     page.locator(".examples a[title=cloud]").click()
     assert chosen(page) == FIRST
     page.get_by_role("link", name=NEWEST).click()
