@@ -185,8 +185,14 @@ document.addEventListener("submit", async (event) => {
   document.dispatchEvent(new Event("opened"));
 });
 
+// A click that asks for a tab, a window or a file of its own; the link's address has the answers.
+const elsewhere = ({ ctrlKey, metaKey, shiftKey, altKey, button }) =>
+  ctrlKey || metaKey || shiftKey || altKey || button !== 0;
+
 document.addEventListener("click", async (event) => {
   const link = event.target.closest?.("a");
+  if (event.defaultPrevented) return;
+  if (link?.closest(".examples, .versions") && elsewhere(event)) return;
   if (link?.closest(".examples")) {
     event.preventDefault();
     ask(link.href, {}, { link });

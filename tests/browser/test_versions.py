@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -86,6 +87,26 @@ def test_the_pages_sections_are_reached_with_the_choice(page: Page, url: str) ->
     expect(page).to_have_url(f"{url}/?version=1#study")
     expect_answers(page, "pear")  # it is the same page still
     assert chosen(page) == FIRST
+
+
+@pytest.mark.parametrize(
+    "how", [{"modifiers": ["Control"]}, {"button": "middle"}, {"modifiers": ["Shift"]}]
+)
+def test_a_link_may_be_opened_in_a_tab_of_its_own(
+    page: Page, url: str, how: dict[str, Any]
+) -> None:
+    take(page, FIRST)
+    here = shown(page)
+    for link, address in (
+        (page.get_by_role("link", name=NEWEST), "/"),
+        (page.locator(".examples a[title=pear]"), "/answers?example=pear&version=1"),
+    ):
+        with page.context.expect_page() as opened:
+            link.click(**how)
+        expect(opened.value).to_have_url(f"{url}{address}")
+        expect(opened.value.locator(".net[data-variant]")).to_have_count(4)
+        opened.value.close()
+    assert (page.url, chosen(page), shown(page)) == (f"{url}/?version=1", FIRST, here)
 
 
 def test_the_choice_holds_for_every_picture_that_comes_after_it(page: Page, url: str) -> None:
