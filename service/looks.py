@@ -46,8 +46,17 @@ class Choice:
         """What it is called: "version 1 · article's recipe"."""
         versions = {model.version for model in self.models}
         name = f"version {versions.pop()}" if len(versions) == 1 else "the newest of each"
-        recipes = dict.fromkeys(model.card.recipe for model in self.models)
-        return f"{name} · {' and '.join(map(wording.recipe, recipes))}"
+        return f"{name} · {' and '.join(map(wording.recipe, self.recipes))}"
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """How its models were trained, each way once."""
+        return tuple(dict.fromkeys(model.card.recipe for model in self.models))
+
+    @property
+    def shows(self) -> str | None:
+        """What is to be seen by it, where its models are of one recipe that is known for that."""
+        return wording.shown_by(self.recipes)
 
 
 @dataclass(frozen=True)

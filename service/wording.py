@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Collection
 
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "sigmoid"}
 RECIPES = {"article": "article's recipe"}
+SHOWN_BY = {
+    "article": "a constant rate: batch norm decides",
+    "modern": "today's recipe: learns without batch norm too",
+}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 MINUS = "\u2212"
 THIN = "\u202f"  # between a number and its unit, which stay together
@@ -89,6 +94,11 @@ def normalization(name: str | None) -> str:
 def recipe(name: str) -> str:
     """How nets were trained: "article" -> "article's recipe", "modern" -> "modern recipe"."""
     return RECIPES.get(name, f"{plain(name)} recipe")
+
+
+def shown_by(recipes: Collection[str]) -> str | None:
+    """What nets of one recipe show, for those known here: a comparison of two shows neither's."""
+    return SHOWN_BY.get(*recipes) if len(recipes) == 1 else None
 
 
 def shell(word: str) -> str:

@@ -20,22 +20,43 @@ SUNFLOWER = (EXAMPLES / "sunflower.webp").read_bytes()
 PEAR = (EXAMPLES / "pear.webp").read_bytes()
 NEWEST, FIRST = "version 2 · modern recipe", "version 1 · article's recipe"
 ONE = "?version=1"
+CHOSEN = ".versions [aria-current] span"
 
 
 def chosen(page: Page) -> str:
     """The name of the choice that is made."""
-    return page.locator(".versions [aria-current]").inner_text()
+    return page.locator(CHOSEN).inner_text()
 
 
 def take(page: Page, name: str) -> None:
     """Choose, and wait for those nets' answers."""
     page.get_by_role("link", name=name).click()
-    expect(page.locator(".versions [aria-current]")).to_have_text(name)
+    expect(page.locator(CHOSEN)).to_have_text(name)
     expect(page.locator("#answers")).not_to_have_attribute("aria-busy", "true")
 
 
+@pytest.mark.parametrize("width", [360, 390, 800, 1280])
+def test_the_choices_are_of_one_size_and_say_what_they_show(
+    url: str, open_page: Opener, width: int
+) -> None:
+    page = open_page(url, viewport={"width": width, "height": 900}, java_script_enabled=False)
+    for name, shows in (
+        (NEWEST, "today's recipe: learns without batch norm too"),
+        (FIRST, "a constant rate: batch norm decides"),
+    ):
+        link = page.get_by_role("link", name=f"{name} {shows}", exact=True)
+        assert [each.strip() for each in link.inner_text().split("\n")] == [name, shows]
+    boxes = page.locator(".versions a").evaluate_all(
+        "all => all.map((each) => each.getBoundingClientRect().toJSON())"
+    )
+    one, two = boxes
+    for side in ("width", "height"):
+        assert one[side] == pytest.approx(two[side], abs=0.1)
+    assert (one["x"] == two["x"]) != (one["y"] == two["y"])  # in a row or in a column
+
+
 def test_another_version_answers_to_the_picture_that_is_there(page: Page, url: str) -> None:
-    assert page.locator(".versions a").all_inner_texts() == [NEWEST, FIRST]
+    assert page.locator(".versions a span").all_inner_texts() == [NEWEST, FIRST]
     assert chosen(page) == NEWEST
     take(page, FIRST)
     expect(page.locator("#status")).to_contain_text(f"sunflower, {FIRST}: relu with bn says")
@@ -162,8 +183,8 @@ def test_a_picture_that_comes_before_the_chosen_nets_have_answered_goes_to_them(
 def test_it_is_chosen_with_the_keyboard_and_the_focus_stays(page: Page, url: str) -> None:
     focus_on(page, ".versions li:last-child a")
     page.keyboard.press("Enter")
-    expect(page.locator(".versions [aria-current]")).to_have_text(FIRST)
-    assert page.evaluate("document.activeElement.textContent") == FIRST
+    expect(page.locator(CHOSEN)).to_have_text(FIRST)
+    assert page.evaluate("document.activeElement.firstChild.textContent") == FIRST
     assert shown(page) == told(url, SUNFLOWER, ONE)
     assert grave(page) == []
 

@@ -75,7 +75,7 @@ def test_an_example_answers_by_its_address(client: FlaskClient) -> None:
 def choices(page: str) -> list[tuple[str, str, bool]]:
     """Address and name of every choice of nets, and whether it is made."""
     (shown,) = re.findall(r'<div class="versions">.*?</div>', page, re.DOTALL) or [""]
-    links = re.findall(r'<a href="([^"]+)"([^>]*)>([^<]+)</a>', shown)
+    links = re.findall(r'<a href="([^"]+)"([^>]*)><span>([^<]+)</span>', shown)
     return [
         (html.unescape(href), html.unescape(name), "aria-current" in more)
         for href, more, name in links
@@ -140,6 +140,43 @@ def test_only_the_model_that_predict_answers_by_is_called_the_default(
     assert choices(shipped.get("/?version=2").text) == [
         ("/", "version 2 · modern recipe", True),
         ("/?version=1", "version 1 · article's recipe", False),
+    ]
+
+
+def test_a_choice_says_what_is_to_be_seen_by_it_where_that_is_known(
+    client: FlaskClient, settings: Settings, tmp_path: Path
+) -> None:
+    def said(page: str) -> list[str]:
+        (shown,) = re.findall(r'<div class="versions">.*?</div>', page, re.DOTALL)
+        return [html.unescape(each) for each in re.findall(r"<small>([^<]+)</small></a>", shown)]
+
+    shipped = create_app(replace(settings, models_dir=SHIPPED)).test_client()
+    assert said(shipped.get("/").text) == [
+        "today's recipe: learns without batch norm too",
+        "a constant rate: batch norm decides",
+    ]
+    assert said(client.get("/").text) == []  # of the recipe "quick" nothing is known
+    files = {
+        (variant, version): make_model(
+            variant, replace(make_card(variant), recipe=recipe).to_json()
+        )
+        for variant, version, recipe in (
+            ("relu_with_bn", 1, "article"),
+            ("relu_with_bn", 2, "modern"),
+            ("sigmoid_with_bn", 1, "article"),
+        )
+    }
+    folder = tmp_path / "mixed"
+    write_repository(folder, files, default="relu_with_bn")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["models"]:
+        entry["recipe"] = {1: "article", 2: "modern"}[entry["version"]]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    mixed = create_app(replace(settings, models_dir=folder)).test_client().get("/").text
+    assert choices(mixed)[0][1] == "the newest of each · modern recipe and article's recipe"
+    assert said(mixed) == [  # of two recipes, neither's
+        "today's recipe: learns without batch norm too",
+        "a constant rate: batch norm decides",
     ]
 
 
