@@ -52,7 +52,10 @@ function mark() {
     if (link.dataset.version === version) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
   }
-  for (const link of document.querySelectorAll(".examples a")) link.href = chosen(link.href);
+  for (const link of document.querySelectorAll(".examples a")) {
+    const { pathname, search } = chosen(link.href);
+    link.setAttribute("href", pathname + search);
+  }
 }
 
 // The answers of a page.
