@@ -54,6 +54,11 @@ class Choice:
         return tuple(dict.fromkeys(model.card.recipe for model in self.models))
 
     @property
+    def normalized(self) -> Model | None:
+        """The first of its models that has statistics to freeze."""
+        return next((model for model in self.models if model.card.frozen.layers), None)
+
+    @property
     def shows(self) -> str | None:
         """What is to be seen by it, where its models are of one recipe that is known for that."""
         return wording.shown_by(self.recipes)

@@ -120,5 +120,6 @@ FILTERS = (
     plain,
     activation,
     normalization,
+    recipe,
     shell,
 )

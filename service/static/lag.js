@@ -2,7 +2,6 @@
 // follows it late, and the population's mean, taken at the end, is what it is.
 
 const STEPS = 600;
-const POPULATION = 8000;
 const [WIDTH, HEIGHT] = [640, 260];
 
 // mulberry32, so that turning a knob shows the knob and not other dice.
@@ -24,7 +23,7 @@ function normals(count, seed) {
 const noise = normals(STEPS + 1, 7);
 
 // In standard deviations of the channel's values among pictures, which is 1.
-function simulate(momentum, batch, drift) {
+function simulate(momentum, batch, drift, population) {
   const means = [], batches = [], averages = [];
   let average = 0;
   for (let step = 0; step < STEPS; step += 1) {
@@ -36,14 +35,15 @@ function simulate(momentum, batch, drift) {
     averages.push(average);
   }
   const end = means[STEPS - 1];
-  return { means, batches, averages, frozen: end + noise[STEPS] / Math.sqrt(POPULATION), end };
+  return { means, batches, averages, frozen: end + noise[STEPS] / Math.sqrt(population), end };
 }
 
 function turn() {
   const root = document.getElementById("lag");
   const value = (id) => Number(root.querySelector(`#${id}`).value);
   const [momentum, batch, drift] = [value("momentum"), value("batch"), value("drift") / 10];
-  const run = simulate(momentum, batch, drift);
+  const population = Number(root.dataset.population);
+  const run = simulate(momentum, batch, drift, population);
   const all = [...run.batches, ...run.means];
   const [low, high] = [Math.min(...all, -0.6), Math.max(...all, 0.6)];
   const y = (v) => (HEIGHT - 12 - ((v - low) / (high - low)) * (HEIGHT - 24)).toFixed(1);
@@ -61,7 +61,7 @@ function turn() {
   const off = (v) => `${Math.abs(v - run.end).toFixed(2)} σ`;
   root.querySelector("#lag-says").textContent =
     `At the end the moving average is ${off(run.averages[STEPS - 1])} off; ` +
-    `the mean of ${POPULATION.toLocaleString("en")} pictures, taken then, ${off(run.frozen)}.`;
+    `the mean of ${population.toLocaleString("en")} pictures, taken then, ${off(run.frozen)}.`;
 }
 
 function start() {

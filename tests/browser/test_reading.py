@@ -212,6 +212,25 @@ def test_the_knobs_show_why_a_moving_average_is_late(page: Page) -> None:
     assert all(each[1] <= 0.04 for each in (slow, fast))
 
 
+@pytest.mark.parametrize(
+    ("query", "batch", "population"), [("", "100", "20,000"), ("?version=1", "80", "8,000")]
+)
+def test_how_it_works_is_told_by_the_nets_that_are_chosen(
+    url: str, open_page: Opener, query: str, batch: str, population: str
+) -> None:
+    page = open_page(f"{url}/{query}")
+    training, _, frozen = page.locator(".whose li p").all_inner_texts()
+    name = "article's" if query else "modern"
+    assert f"{batch} of them by the {name} recipe" in training
+    assert f"run {population} training pictures" in frozen
+    assert page.locator("#batch").input_value() == batch
+    expect(page.locator("output[for=batch]")).to_have_text(batch)
+    expect(page.locator("#lag-says")).to_contain_text(f"the mean of {population} pictures")
+    card = requests.get(f"{url}/models/relu_with_bn{query}", timeout=10).json()["card"]
+    assert f"{card['training']['batch']:,}" == batch
+    assert f"{card['frozen']['images']:,}" == population
+
+
 def test_every_link_of_the_page_answers(page: Page, url: str) -> None:
     links = page.locator("a[href]").evaluate_all("all => all.map((a) => a.getAttribute('href'))")
     paths = {link for link in links if link.startswith("/")}
