@@ -24,7 +24,7 @@ from service.samples import Example
 
 TOP = 5
 RUNS = 7
-"""Of one picture by itself, of which the median is a model's latency here."""
+"""Of one picture by itself, of which the median is a model's latency here; one before warms up."""
 
 ACTIVATIONS = ("relu", "sigmoid")
 NORMALIZATIONS = ("batch", None)
@@ -139,7 +139,7 @@ def look_of(
 ) -> Look:
     """Have every variant of the choice answer: ``pixels`` are uint8 [32, 32, 3].
 
-    ``spent``, if given, has each variant's milliseconds once it has been computed.
+    ``spent``, if given, has each variant's milliseconds, measured before.
     """
     answers = {}
     for model in choice.models:
@@ -167,20 +167,27 @@ def look_of(
 def first_look(repository: Repository, choice: Choice, example: Example) -> Look:
     """The look that the page opens with, whose milliseconds are each the median of ``RUNS`` runs.
 
-    Computed once, beside the engine: it counts as nobody's request.
+    The models take turns, so that a busy moment of the machine is one for all of them. Computed
+    once, beside the engine: it counts as nobody's request.
     """
-    spent: dict[str, float] = {}
-
-    def run(model: Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        times = []
-        for _ in range(RUNS):
+    pixels = pixels_of(example)
+    rows: dict[str, NDArray[np.float32]] = {}
+    times: dict[str, list[float]] = {model.variant: [] for model in choice.models}
+    for turn in range(1 + RUNS):
+        for model in choice.models:
             started = time.perf_counter()
-            rows = model.run(images)
-            times.append(1000 * (time.perf_counter() - started))
-        spent[model.variant] = statistics.median(times)
-        return rows
-
-    return look_of(repository, choice, pixels_of(example), run, example=example, spent=spent)
+            rows[model.variant] = model.run(pixels[None])
+            if turn:
+                times[model.variant].append(1000 * (time.perf_counter() - started))
+    spent = {variant: statistics.median(each) for variant, each in times.items()}
+    return look_of(
+        repository,
+        choice,
+        pixels,
+        lambda model, _: rows[model.variant],
+        example=example,
+        spent=spent,
+    )
 
 
 def pixels_of(example: Example) -> NDArray[np.uint8]:

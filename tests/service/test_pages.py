@@ -11,8 +11,10 @@ import socket
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -20,6 +22,10 @@ from flask.testing import FlaskClient
 from service.app import create_app
 from service.assets import address, names
 from service.engine import Engine, OverloadedError
+from service.looks import RUNS, choice_of, first_look
+from service.model import Model
+from service.repository import load_repository
+from service.samples import examples
 from service.settings import Settings
 from service.study import StudyError, read_studies
 from service.wording import counted
@@ -178,6 +184,30 @@ def test_a_choice_says_what_is_to_be_seen_by_it_where_that_is_known(
         "today's recipe: learns without batch norm too",
         "a constant rate: batch norm decides",
     ]
+
+
+@pytest.mark.parametrize(
+    "busy", [range(2), range(6, 12)], ids=["as the first ones warm up", "for a while"]
+)
+def test_a_busy_moment_counts_for_no_single_net(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, busy: range
+) -> None:
+    repository = load_repository(models_dir)
+    now, runs = 0.0, list[str]()
+    run = Model.run
+
+    def slow(model: Model, images: np.ndarray) -> np.ndarray:
+        nonlocal now
+        now += 1.0 if len(runs) in busy else 0.002
+        runs.append(model.variant)
+        return run(model, images)
+
+    monkeypatch.setattr(Model, "run", slow)
+    monkeypatch.setattr("service.looks.time", SimpleNamespace(perf_counter=lambda: now))
+    (first, *_) = examples(frozenset({"synthetic"}))
+    look = first_look(repository, choice_of(repository, None), first)
+    assert [each.milliseconds for each in look.answers] == [pytest.approx(2)] * 2
+    assert runs == [each.variant for each in repository.each().values()] * (1 + RUNS)
 
 
 @pytest.mark.parametrize(
