@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from abc import ABC, abstractmethod
 from http import HTTPStatus
 from io import BytesIO
@@ -28,6 +29,9 @@ MAX_HEAD_BYTES = 64 << 10
 
 SLICE_BYTES = 8 << 10
 """What is parsed at a time: a limit that one slice breaks is seen before the next is looked at."""
+
+PARSE_SECONDS = 0.002
+"""Until others get their turn: a body in chunks of a byte is slow to parse."""
 
 UNREAD_BYTES = 64 << 10
 """Of a body; beyond, no more is taken from the client until somebody reads it."""
@@ -53,7 +57,7 @@ class Incoming(asyncio.Protocol, ABC):
         self._upgrade = self._muted = False
         self._newest: Exchange | None = None
         self._unparsed = memoryview(b"")
-        self._parsing = False
+        self._parsing = self._later = False
         self._paused: float | None = None  # since when nothing is taken
         self._refused = False  # what comes now is not looked at, and when it came last
         self._heard = 0.0
@@ -79,6 +83,7 @@ class Incoming(asyncio.Protocol, ABC):
         if self._newest is not None:
             self._newest.wake()
         del self._parser
+        self._unparsed = memoryview(b"")
         self._base, self._environ = {}, {}
 
     def data_received(self, data: bytes) -> None:
@@ -94,13 +99,30 @@ class Incoming(asyncio.Protocol, ABC):
         """Parse what has come, until it is to wait."""
         if self._parsing:  # what is parsed has been answered, and more is wanted: see below
             return
-        self._parsing = True
+        self._parsing, end = True, time.monotonic() + PARSE_SECONDS
         try:
             while self._unparsed and self._paused is None and not self._refused:
+                if time.monotonic() > end:
+                    self._parse_later()
+                    return
                 part, self._unparsed = self._unparsed[:SLICE_BYTES], self._unparsed[SLICE_BYTES:]
                 self._feed(part)
         finally:
             self._parsing = False
+
+    def _parse_later(self) -> None:
+        """Go on after others have had their turn, and take no more meanwhile."""
+        if not self._later and not self._transport.is_closing():
+            self._later = True
+            self._transport.pause_reading()
+            self._loop.call_soon(self._parse_on)
+
+    def _parse_on(self) -> None:
+        self._later = False
+        if not self._transport.is_closing():
+            if self._paused is None:
+                self._transport.resume_reading()
+            self._parse()
 
     def _feed(self, part: memoryview) -> None:
         self._mixed = False
