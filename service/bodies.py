@@ -9,13 +9,16 @@
 A body is read up to one byte more than is allowed; one that is announced as too large is not read
 at all, nor is a large one that nobody would look at. A body that has come whole is always taken;
 one that is still to come only while all together are within ``queue_bytes``, as it is the many
-large ones, slow to come, that fill the memory of a server.
+large ones, slow to come, that fill the memory of a server. Where they are more, the one that has
+brought nothing for longest gives way, else whoever wants more.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -23,8 +26,18 @@ if TYPE_CHECKING:
 SMALL = 64 << 10
 """Bytes of a body that may as well be read as asked about."""
 
-Read = Callable[[], tuple[bytes, bool]]
-"""Some of the body, and whether there is more. Raises ``HungUpError``."""
+STILL_SECONDS = 1.0
+"""Before which no body gives way: who sends has pauses."""
+
+
+class Read(Protocol):
+    """Reads one body, part by part."""
+
+    def __call__(self) -> tuple[bytes, bool]:
+        """Some of the body, and whether there is more. Raises ``HungUpError``."""
+
+    def give_way(self) -> None:
+        """Have whoever reads it get a ``NoRoomError``."""
 
 
 class HungUpError(Exception):
@@ -42,6 +55,14 @@ class NoRoomError(Exception):
     """The bodies of others leave no room for the rest of this one."""
 
 
+class _Coming:
+    """A body that is on its way, and when some of it came last."""
+
+    def __init__(self, read: Read) -> None:
+        self.read = read
+        self.last = time.monotonic()
+
+
 class Bodies:
     """The bodies that one process reads; ``held`` is the size of those that are in memory."""
 
@@ -52,6 +73,7 @@ class Bodies:
         self._max_bytes = max_bytes
         self._queue_bytes = queue_bytes
         self.held = 0
+        self._coming: list[_Coming] = []
 
     def wanted(self, environ: WSGIEnvironment) -> bool:
         """Whether a request has a body that is to be read."""
@@ -76,12 +98,14 @@ class Bodies:
         self.held += size
         if not more:
             return body
-        parts = [body]
+        parts, coming = [body], _Coming(read)
+        self._coming.append(coming)
         try:
             while more and size <= self._max_bytes:
                 if self._queue_bytes < self.held != size:  # alone, a body may be larger than that
-                    raise NoRoomError
+                    self._make_room(coming)
                 body, more = read()
+                coming.last = time.monotonic()
                 parts.append(body)
                 size += len(body)
                 self.held += len(body)
@@ -92,9 +116,22 @@ class Bodies:
         except BaseException:
             self.held -= size
             raise
+        finally:
+            if coming in self._coming:
+                self._coming.remove(coming)
         whole = b"".join(parts)[: self._max_bytes + 1]
         self.held -= size - len(whole)
         return whole
+
+    def _make_room(self, wanting: _Coming) -> None:
+        """Have another body give way. Raises ``NoRoomError`` where all are on the move."""
+        before = time.monotonic() - STILL_SECONDS
+        still = [each for each in self._coming if each is not wanting and each.last < before]
+        if not still:
+            raise NoRoomError
+        stillest = min(still, key=attrgetter("last"))
+        self._coming.remove(stillest)
+        stillest.read.give_way()
 
     def let_go(self, body: bytes) -> None:
         """What ``take`` has returned is no longer needed."""

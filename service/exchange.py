@@ -18,7 +18,7 @@ class Exchange:
 
     __slots__ = (
         *("answered", "complete", "environ", "expects", "keep_alive"),
-        *("parts", "rest", "unread", "waiter"),
+        *("parts", "rest", "unread", "unwanted", "waiter"),
     )
 
     def __init__(
@@ -31,6 +31,7 @@ class Exchange:
         self.unread = 0
         self.rest = length
         self.complete = self.answered = False
+        self.unwanted = False  # what is still to come of its body
         self.waiter: asyncio.Future[None] | None = None
 
     def wake(self) -> None:

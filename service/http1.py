@@ -26,7 +26,7 @@ from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
 
-from service.bodies import HungUpError
+from service.bodies import HungUpError, NoRoomError
 from service.exchange import Exchange
 from service.incoming import BODY, HEAD, IDLE, NEW, UNREAD_BYTES, Incoming
 from service.waiting import Turns, wait
@@ -220,7 +220,7 @@ class Connection(Incoming):
         if self._drained is not None:  # by a client that asks without reading
             wait(self._drained)
         try:
-            answer = self._serving.application(exchange.environ, partial(self._read, exchange))
+            answer = self._serving.application(exchange.environ, _Reading(self, exchange))
         except HungUpError:
             if not self._over:
                 self._transport.close()
@@ -230,9 +230,14 @@ class Connection(Incoming):
             exchange.keep_alive, answer = False, _FAILED
         self._send(exchange, answer)
 
-    def _read(self, exchange: Exchange) -> tuple[bytes, bool]:
-        """More of a request's body, and whether that is not all. Raises ``HungUpError``."""
+    def read(self, exchange: Exchange) -> tuple[bytes, bool]:
+        """More of a request's body, and whether that is not all.
+
+        Raises ``HungUpError``, and ``NoRoomError`` once it is to give way.
+        """
         while not exchange.parts and not exchange.complete:
+            if exchange.unwanted:
+                raise NoRoomError
             if self._transport.is_closing() or self._refused:
                 raise HungUpError(told=self._refused)
             if exchange.expects:
@@ -323,3 +328,21 @@ class Connection(Incoming):
             self._loop.call_later(LINGER_SECONDS, self._leave, until)
         else:
             self._transport.close()
+
+
+class _Reading:
+    """Reads one request's body (``service.bodies.Read``)."""
+
+    __slots__ = ("_connection", "_exchange")
+
+    def __init__(self, connection: Connection, exchange: Exchange) -> None:
+        self._connection = connection
+        self._exchange = exchange
+
+    def __call__(self) -> tuple[bytes, bool]:
+        return self._connection.read(self._exchange)
+
+    def give_way(self) -> None:
+        """Have whoever reads it get a ``NoRoomError``."""
+        self._exchange.unwanted = True
+        self._exchange.wake()

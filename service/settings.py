@@ -148,7 +148,7 @@ SETTINGS = (
         str(64 << 20),
         _whole(1, 1 << 40),
         "bytes of large request bodies that each worker may hold while more of them are to come; "
-        "beyond it 503",
+        "beyond it 503 for the one that has brought nothing for longest",
     ),
     Setting(
         "DEADLINE_SECONDS",

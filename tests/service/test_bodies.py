@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
 
-from service.bodies import SMALL, Bodies, HungUpError, NoRoomError, Read
+from service.bodies import SMALL, Bodies, HungUpError, NoRoomError
 from service.journal import DELAY
 from tests.service.clients import PICTURE, connect, connections, head_of
 from tests.service.engines import make_bodies
@@ -26,17 +27,29 @@ HUGE = 8 << 20
 """Of a body that is not worth to be read."""
 
 
-def in_parts(*parts: bytes, gone: bool = False) -> Read:
-    """What brings a body part by part."""
-    rest = list(parts)
+class in_parts:  # noqa: N801 - reads as what it stands for
+    """What brings a body part by part, and between them has ``meanwhile`` called."""
 
-    def read() -> tuple[bytes, bool]:
-        if not rest:
+    def __init__(
+        self, *parts: bytes, gone: bool = False, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
+        self.rest = list(parts)
+        self.gone = gone
+        self.meanwhile = meanwhile
+        self.unwanted = False
+
+    def __call__(self) -> tuple[bytes, bool]:
+        if len(self.rest) == 1:
+            self.meanwhile()
+        if self.unwanted:
+            raise NoRoomError
+        if not self.rest:
             raise HungUpError
-        part = rest.pop(0)
-        return part, bool(rest) or gone
+        part = self.rest.pop(0)
+        return part, bool(self.rest) or self.gone
 
-    return read
+    def give_way(self) -> None:
+        self.unwanted = True
 
 
 def test_a_body_counts_from_its_first_part_until_it_is_let_go() -> None:
@@ -72,6 +85,31 @@ def test_what_is_still_to_come_finds_room_or_is_refused() -> None:
     assert bodies.held == len(alone)
     bodies.let_go(alone)
     assert bodies.take(in_parts(b"12", b"34")) == b"1234"
+
+
+@pytest.mark.parametrize(("seconds", "gives_way"), [(0.5, False), (1.5, True)])
+def test_a_body_that_has_stood_still_for_a_second_gives_way_to_another(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, gives_way: bool
+) -> None:
+    """While the first waits for its second part, the other one comes."""
+    bodies, taken = make_bodies(100, queue_bytes=10), list[bytes]()
+    clock = [100.0]
+    monkeypatch.setattr("service.bodies.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def come() -> None:
+        clock[0] += seconds
+        with contextlib.nullcontext() if gives_way else pytest.raises(NoRoomError):
+            taken.append(bodies.take(in_parts(b"12345", b"678")))
+
+    still = in_parts(b"1234567", b"89", meanwhile=come)
+    if gives_way:
+        with pytest.raises(NoRoomError):
+            bodies.take(still)
+        assert taken == [b"12345678"]
+    else:
+        taken.append(bodies.take(still))
+        assert taken == [b"123456789"]
+    assert bodies.held == sum(map(len, taken))
 
 
 @pytest.mark.parametrize(
@@ -207,6 +245,11 @@ def test_unfinished_uploads_fill_no_more_memory_than_they_may(models_dir: Path) 
             assert refused(senders) >= count - 2 * room // size
             assert grown < 4 * room < count * size, grown
             assert ask(PICTURE).status_code == 200  # whose body comes at once
+            deadline = time.monotonic() + 5  # of those that stand still, not of BODY_SECONDS
+            while (status := ask(large).status_code) == 503:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            assert status == 200
         deadline = time.monotonic() + DEADLINE
         while (status := ask(large).status_code) == 503:
             assert time.monotonic() < deadline
