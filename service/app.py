@@ -31,7 +31,7 @@ from service.drain import Drain
 from service.engine import Engine
 from service.finish import Finish
 from service.gate import Gate
-from service.heads import Routes
+from service.heads import routes_of
 from service.journal import Journal
 from service.messages import NoSessions, Request, Response
 from service.repository import ModelError, Repository, open_repository
@@ -137,7 +137,7 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
         answers,
         engine,
         drain,
-        route=Routes(app.url_map).name,
+        route=routes_of(app).name,
         origins=origins,
         on_refusal=counted.refused,
         tell=answers.tell,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from werkzeug.routing import Map, Rule
 
+_KEY = "batchnorm-routes"
+
 
 class Routes:
     """Which URL rule matches a request, without the rest of Flask."""
@@ -47,17 +49,23 @@ class Routes:
         return rule.rule if rule else None
 
 
+def routes_of(app: Flask) -> Routes:
+    """The routes of ``app``: made once, as they remember what they have found."""
+    routes: Routes = app.extensions.setdefault(_KEY, Routes(app.url_map))
+    return routes
+
+
 class Heads:
     """Tells of a request by its head whether ``app`` would read its body."""
 
     def __init__(self, app: Flask) -> None:
-        self.routes = Routes(app.url_map)
+        self._routes = routes_of(app)
         self._views = app.view_functions
         self._digests = state_of(app).settings.api_keys
 
     def want_body(self, environ: WSGIEnvironment) -> bool:
         """Whether there is a view that reads it, and whoever sends it may ask that view."""
-        rule = self.routes.rule(environ) if environ["REQUEST_METHOD"] == "POST" else None
+        rule = self._routes.rule(environ) if environ["REQUEST_METHOD"] == "POST" else None
         if rule is None:
             return False
         view = self._views[rule.endpoint]

@@ -116,48 +116,10 @@ def test_an_answer_that_may_have_no_body_has_none(status: str) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_a_client_that_asks_without_reading_is_not_answered_into_memory() -> None:
-    answers = 0
-
-    def much(environ: Any, start_response: Any) -> Any:
-        nonlocal answers
-        answers += 1
-        start_response("200 OK", [])
-        return [bytes(1 << 20)]
-
-    async def main() -> None:
-        async with asking(much, GET * 500) as (reader, _, _):
-            await asyncio.sleep(0.5)
-            assert 1 <= answers < 20
-            for _ in range(100):  # whoever reads goes on being answered
-                await reader.readuntil(b"\r\n\r\n")
-                await reader.readexactly(1 << 20)
-            assert answers >= 100
-
-    asyncio.run(main())
-
-
 def test_thousands_of_pipelined_requests_are_refused_one_by_one() -> None:
     post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
     answer, _ = asyncio.run(asked(None, 4000 * post + LAST, full=True))
     assert answer.count(b"HTTP/1.1 503 ") == 4000
-
-
-def test_an_answer_that_is_not_taken_is_not_kept_for_ever() -> None:
-    def much(environ: Any, start_response: Any) -> Any:
-        start_response("200 OK", [])
-        return [bytes(32 << 20)]
-
-    async def main() -> None:
-        async with asking(much, GET + GET, idle=0.5) as (reader, _, turns):
-            await asyncio.sleep(0.3)
-            assert turns.busy == 1  # the second answer waits for the first to be taken
-            await asyncio.sleep(1)
-            assert turns.busy == 0
-            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
-                await reader.readexactly(32 << 20)
-
-    asyncio.run(main())
 
 
 def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
@@ -287,65 +249,3 @@ def test_a_body_has_its_time_and_no_more_however_much_comes_at_once() -> None:
         return time.monotonic() - start
 
     assert asyncio.run(main()) < 3
-
-
-@pytest.mark.parametrize("sent", [0, 70_000])
-def test_a_hang_up_within_a_body_is_told_once_as_one(sent: int) -> None:
-    head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
-    told: list[Answered] = []
-
-    async def main() -> None:
-        async with asking(echo, head + bytes(sent), told=told) as (_, writer, turns):
-            await asyncio.sleep(0.2)
-            assert turns.busy == 1
-            writer.close()
-            async with asyncio.timeout(DEADLINE):
-                while turns.busy:
-                    await asyncio.sleep(0.01)
-
-    asyncio.run(main())
-    (entry,) = told
-    assert (entry.method, entry.path, entry.status) == ("POST", "/a", 499)
-    assert entry.bytes_in == sent
-    assert 0.1 < entry.seconds < DEADLINE
-
-
-def test_a_body_that_is_too_late_is_told_once_and_not_as_a_hang_up() -> None:
-    head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
-    told: list[Answered] = []
-    answer, turns = asyncio.run(asked(echo, head, body=0.3, told=told))
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert turns.busy == 0
-    assert [entry.status for entry in told] == [408]
-
-
-class Slow:
-    """A connection whose client has taken nothing of 20 bytes for ``seconds``."""
-
-    unsent = 20
-
-    def __init__(self, ended: list[float], now: float, seconds: float) -> None:
-        self.stuck = now - seconds
-        self.abort = lambda: ended.append(seconds)
-
-    def look(self, now: float) -> None:
-        """Nothing has taken too long."""
-
-
-def test_of_too_many_answers_that_nobody_takes_those_end_that_have_waited_longest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("service.http1.UNSENT_BYTES", 40)
-    ended: list[float] = []
-
-    async def main() -> None:
-        nothing: Any = None
-        times = DEADLINE, DEADLINE, DEADLINE
-        serving = Serving(nothing, Turns(), *times, ended=lambda: None)
-        now = asyncio.get_running_loop().time()
-        slow: Any = {Slow(ended, now, seconds) for seconds in (30.0, 2.0, 0.5, 20.0, 10.0)}
-        serving.connections |= slow
-        serving.sweep()
-
-    asyncio.run(main())
-    assert ended == [30.0, 20.0, 10.0]  # 40 bytes may wait, and who has just taken some may too

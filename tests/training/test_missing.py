@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import training.data
 from training.cli import main
+from training.dataset import Dataset
 from training.spread import command
 from training.trial import Trial, override, write_record
 from training.variants import VARIANTS
@@ -41,10 +43,8 @@ def make_trial(runs: Path, variant: str, status: str) -> Trial:
 
 
 def command_record(trial: Trial) -> dict[str, Any]:
-    class Nothing:
-        name, checksum, train_images, test_images = "cifar100", "0", (), ()
-
-    return trial.configuration(Nothing(), 0.0)  # type: ignore[arg-type]
+    none = np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int64)
+    return trial.configuration(Dataset("cifar100", "0", *none, *none, (), (), ()), 0.0)
 
 
 @pytest.mark.parametrize("words", ["export --seed 3", "freeze --seeds 3", "ablate --seeds 3"])

@@ -1,0 +1,89 @@
+"""What the commands of ``training.cli`` share: options, kinds of values, how errors are told."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.environment import import_quietly
+from training.lists import Seeds, Words
+from training.recipes import RECIPES
+from training.variants import VARIANTS
+
+PATH = click.Path(path_type=Path)
+
+
+recipe_option = click.option(
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    default="article",
+    show_default=True,
+    help="How to fit.",
+)
+variants_option = click.option(
+    "--variants", type=Words(list(VARIANTS)), default="all", show_default=True, help="Which nets."
+)
+seeds_option = click.option(
+    "--seeds", type=Seeds(), default="0", show_default=True, help="Which seeds: 0, 0,1,2 or 0-4."
+)
+data_option = click.option(
+    "--data",
+    type=PATH,
+    help="CIFAR-100: its folder or .tar.gz. Default: CIFAR100_DIR, the cache, a download.",
+)
+runs_option = click.option(
+    "--runs", type=PATH, default=Path("runs"), show_default=True, help="Where trials live."
+)
+models_option = click.option(
+    "--models",
+    type=PATH,
+    default=Path("exported_models"),
+    show_default=True,
+    help="The model repository.",
+)
+
+
+class Finite(click.FloatRange):
+    """A range of numbers; neither nan, which is in none and passes all, nor inf is one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+def told(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors that the user can mend into a message and exit status 1."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        import_quietly("keras")
+        from service.card import CardError
+        from service.repository import ModelError
+        from training.cifar100 import DataError
+        from training.dataset import HoldOutError
+        from training.demo import DemoError
+        from training.repository import ExportError
+        from training.trial import TrialError
+
+        try:
+            command(*args, **kwargs)
+        except (
+            CardError,
+            DataError,
+            DemoError,
+            ExportError,
+            HoldOutError,
+            ModelError,
+            TrialError,
+        ) as error:
+            raise click.ClickException(str(error)) from error
+
+    return wrapper
