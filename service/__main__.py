@@ -46,7 +46,7 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--variant", help="The variant that answers; by default, the repository's default.")
-@click.option("--version", type=click.IntRange(1), help="Its version; by default, the newest.")
+@click.option("--version", type=click.IntRange(1), help="Its version; by default, the current.")
 @click.option("--top-k", type=click.IntRange(1, 100), default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file.")
 def predict(

@@ -22,11 +22,11 @@ from service.uploads import BAD_UPLOAD, UPLOAD, read_upload
 MAX_TOP_K = 100
 
 VARIANT = Text("variant", "The variant that answers; without it, the default one.", variant=True)
-VERSION = Whole("version", "Its version; without it, the newest one.", 10**9)
+VERSION = Whole("version", "Its version; without it, the current one.", 10**9)
 EVERY_VERSION = Whole(
     "version",
     "The version of every variant that answers; variants that lack it are left out. Without it, "
-    "each answers by its newest one.",
+    "each answers by its current one.",
     VERSION.most,
 )
 TOP_K = Whole("top_k", "How many of the likeliest classes to name.", MAX_TOP_K, 5)
@@ -41,8 +41,9 @@ UNKNOWN_VERSION: Refusals = {
 DEFAULT = Says(
     "Whether it answers a request that names neither a variant nor a version: true of one model."
 )
-NEWEST = Says(
-    "Whether it answers a request that names its variant alone: true of one of a variant."
+CURRENT = Says(
+    "Whether it answers a request that names its variant alone: true of one of a variant, its "
+    "newest unless another was promoted."
 )
 
 blueprint = Blueprint("api", __name__)
@@ -54,7 +55,7 @@ class WholeModel(TypedDict):
     variant: str
     version: int
     default: Annotated[bool, DEFAULT]
-    newest: Annotated[bool, NEWEST]
+    current: Annotated[bool, CURRENT]
     provider: str
     file: str
     sha256: str
@@ -111,7 +112,7 @@ def predict(variant: str | None, version: int | None, top_k: int) -> Response:
     body=UPLOAD,
 )
 def compare(version: int | None, top_k: int) -> Comparison:
-    """Every variant's answer, by one version or by each one's newest, to every picture.
+    """Every variant's answer, by one version or by each one's current, to every picture.
 
     Each variant's version stands under `models`, with the recipe that it was trained by.
     """
@@ -154,7 +155,7 @@ def _description(model: Model) -> dict[str, Any]:
         "variant": model.variant,
         "version": model.version,
         "default": model is repository().get(),
-        "newest": model is repository().get(model.variant),
+        "current": model is repository().get(model.variant),
         "provider": model.provider,
         "file": model.file,
         "sha256": model.sha256,

@@ -36,7 +36,7 @@ Compute = Callable[[Model, NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Choice:
-    """Models that answer together: all of one ``version``; None is the newest of each variant."""
+    """Models that answer together: all of one ``version``; None is the current of each variant."""
 
     version: int | None
     models: tuple[Model, ...]
@@ -45,7 +45,7 @@ class Choice:
     def label(self) -> str:
         """What it is called: "version 1 · article's recipe"."""
         versions = {model.version for model in self.models}
-        name = f"version {versions.pop()}" if len(versions) == 1 else "the newest of each"
+        name = f"version {versions.pop()}" if len(versions) == 1 else "the current of each"
         return f"{name} · {' and '.join(map(wording.recipe, self.recipes))}"
 
     @property
@@ -109,16 +109,16 @@ class Look:
 
 
 def choices(repository: Repository) -> tuple[Choice, ...]:
-    """What there is to choose from: the newest of each, then every version that is not just them.
+    """What there is to choose from: the current of each, then every version that is not just them.
 
     The latest version comes first.
     """
-    newest = tuple(repository.each().values())
+    current = tuple(repository.each().values())
     others = (
         Choice(version, tuple(repository.each(version).values()))
         for version in reversed(repository.versions)
     )
-    return (Choice(None, newest), *(each for each in others if each.models != newest))
+    return (Choice(None, current), *(each for each in others if each.models != current))
 
 
 def choice_of(repository: Repository, version: int | None) -> Choice:

@@ -5,13 +5,17 @@
                  "sha256": "...", "bytes": 1660000, "recipe": "article", "dataset": "cifar100",
                  "top1": 0.57}]}
 
+Beside them may stand ``"current": {"relu_with_bn": 1}``: of a variant, the version that answers
+where none is asked for. A variant that is not named there answers by its newest.
+
 In: the text. Out: a ``Manifest`` whose every path stays inside the repository's folder.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 
 from service.records import RecordError, parse, read
@@ -48,11 +52,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The models on offer; ``default`` is the variant that answers when none is asked for."""
+    """The models on offer; ``default`` is the variant that answers when none is asked for.
+
+    ``current`` has the version that answers of each variant whose newest one does not.
+    """
 
     schema_version: int
     default: str
     models: tuple[Entry, ...]
+    current: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:
@@ -61,13 +69,13 @@ class Manifest:
             )
         if not self.models:
             raise RecordError("models is empty")
-        for field in ("variant and version", "file"):
+        for what in ("variant and version", "file"):
             seen: set[tuple[str, int] | str] = set()
             for entry in self.models:
-                key = entry.file if field == "file" else (entry.variant, entry.version)
+                key = entry.file if what == "file" else (entry.variant, entry.version)
                 if key in seen:
                     raise RecordError(
-                        f"{entry.variant} version {entry.version}: {field} is listed twice"
+                        f"{entry.variant} version {entry.version}: {what} is listed twice"
                     )
                 seen.add(key)
         variants = sorted({entry.variant for entry in self.models})
@@ -75,8 +83,31 @@ class Manifest:
             raise RecordError(
                 f"default is {self.default!r}, which is not among the models: {', '.join(variants)}"
             )
+        for variant, version in self.current.items():
+            if version not in self.versions(variant):
+                raise RecordError(
+                    f"current is version {version} of {variant!r}, which is not among the models"
+                )
+
+    def versions(self, variant: str) -> list[int]:
+        """The versions of a variant, the oldest first; none of one that is not there."""
+        return sorted(entry.version for entry in self.models if entry.variant == variant)
+
+    def answering(self, variant: str) -> int:
+        """The version of ``variant`` that answers where none is asked for.
+
+        Raises ``ValueError`` where there is none of it.
+        """
+        return self.current.get(variant) or max(self.versions(variant))
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Read a manifest. Raises ``RecordError`` naming the field that is missing or wrong."""
         return read(cls, parse(text))
+
+    def to_json(self) -> str:
+        """The text, for a file; what says nothing is left out, as older software refuses it."""
+        content = asdict(self)
+        if not self.current:
+            del content["current"]
+        return json.dumps(content, indent=2) + "\n"

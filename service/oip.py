@@ -8,7 +8,7 @@ GET  /v2/models/<m>[/versions/<v>]/config             Triton's configuration of 
 POST /v2/models/<m>[/versions/<v>]/infer              inference
 POST /v2/repository/index                             every model and version
 
-A model is a variant; without a version, its newest one. Extensions: binary tensor data,
+A model is a variant; without a version, its current one. Extensions: binary tensor data,
 classification and model configuration. The index is there without the rest of Triton's model
 repository extension, as nothing is loaded or unloaded at run time; so the server does not name
 that extension. Errors are ``{"error": text}`` (``service.problems``).

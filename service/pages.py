@@ -6,7 +6,7 @@
     GET  /models/<variant>/<version>/model.onnx     the file that is being served
 
 Which nets answer is a choice of ``version``, as for ``/compare``, and stands in every address;
-where none does, the newest of each variant answer. Everything is HTML made here; the page's script
+where none does, the current of each variant answer. Everything is HTML made here; the page's script
 asks for the same answers, puts them in place, and the version that is chosen into the address.
 Pictures are read, decoded and computed as for ``/predict``, and its problems are told in words.
 Where keys are set, all of it asks for one, as every route does: the page's answer is then a field
@@ -97,7 +97,7 @@ def _opening(choice: Choice) -> str:
         study_fault=fault,
         frozen=list(zip(frozen, shifts(m.card.frozen.layers for m in frozen), strict=True)),
         models=served,
-        newest=models,
+        current=models,
         datasets=datasets,
         choices=choices(repository()),
         variants=list(repository().models),

@@ -48,7 +48,7 @@ def read(kind: type[T], value: object, where: str = "") -> T:
     missing = [
         prefix + field.name
         for field in known
-        if field.name not in value and field.default is MISSING
+        if field.name not in value and field.default is field.default_factory is MISSING
     ]
     if missing:
         raise RecordError(f"{', '.join(missing)} is missing")

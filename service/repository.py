@@ -6,7 +6,7 @@
 
     repository = load_repository(Path("exported_models"), RuntimeOptions(threads=2))
     repository.default                   # the default variant's name
-    repository.get(None, None)           # -> Model: default variant, newest version
+    repository.get(None, None)           # -> Model: default variant, current version
     repository.get("relu_with_bn", 1)    # -> Model; UnknownModelError lists what there is
     repository.each(1)                   # -> {variant: Model}: version 1 of all that have it
     repository.models                    # {variant: {version: Model}}, in the manifest's order
@@ -24,6 +24,7 @@ Sessions of one thread on CPUs survive a fork, others do not. Nothing here knows
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,21 @@ class UnknownModelError(LookupError):
 
 
 class Repository:
-    """The models on offer, by variant and version."""
+    """The models on offer, by variant and version.
 
-    def __init__(self, models: list[Model], default: str) -> None:
+    ``current`` is, of every variant, the version that answers where none is asked for.
+    """
+
+    def __init__(self, models: list[Model], default: str, current: Mapping[str, int]) -> None:
         self.default = default
         self.models: dict[str, dict[int, Model]] = {}
         for model in models:
             self.models.setdefault(model.variant, {})[model.version] = model
+        self.current = {variant: max(versions) for variant, versions in self.models.items()}
+        self.current.update(current)
 
     def get(self, variant: str | None = None, version: int | None = None) -> Model:
-        """The model asked for: None is the default variant, or its newest version.
+        """The model asked for: None is the default variant, or its current version.
 
         Raises ``UnknownModelError``, which lists what there is.
         """
@@ -81,14 +87,14 @@ class Repository:
             raise UnknownModelError(
                 f"no variant {variant[:80]!r}: there are {', '.join(self.models)}"
             )
-        version = max(versions) if version is None else version
+        version = self.current[variant] if version is None else version
         if version not in versions:
             known = ", ".join(str(each) for each in sorted(versions))
             raise UnknownModelError(f"no version {version} of {variant}: there are {known}")
         return versions[version]
 
     def each(self, version: int | None = None) -> dict[str, Model]:
-        """Of every variant that version, or where it is None its newest; in the manifest's order.
+        """Of every variant that version, or where it is None its current; in the manifest's order.
 
         Variants without that version are left out. Raises ``UnknownModelError`` where all are.
         """
@@ -206,6 +212,7 @@ def _load(folder: Path, called: str, options: RuntimeOptions) -> Repository:
     return Repository(
         [_load_entry(folder, entry, called + entry.file, options) for entry in manifest.models],
         manifest.default,
+        manifest.current,
     )
 
 

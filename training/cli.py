@@ -179,6 +179,11 @@ def freeze(
     "--replace", "replace_last", is_flag=True, help="Replace the newest version of the recipe."
 )
 @click.option("--default", "default", type=click.Choice(list(VARIANTS)), help="Who answers.")
+@click.option(
+    "--no-promote",
+    is_flag=True,
+    help="Whichever version answers now where none is asked for goes on; not with --replace.",
+)
 @told
 def export(
     recipe: str,
@@ -189,8 +194,14 @@ def export(
     models: Path,
     replace_last: bool,
     default: str | None,
+    no_promote: bool,
 ) -> None:
     """Export frozen trials to ONNX, each proved against Keras before it is published."""
+    if replace_last and no_promote:
+        raise click.UsageError(
+            "--replace puts a net in the place of one that may answer already, and --no-promote "
+            "publishes one that does not: give one of them"
+        )
     from training.data import load
     from training.export import export as export_trial
     from training.missing import refuse_missing
@@ -202,8 +213,31 @@ def export(
     dataset = load(RECIPES[recipe].dataset, data)
     for folder in folders:
         export_trial(
-            folder, dataset, models, replace_last=replace_last, default=default, say=click.echo
+            folder,
+            dataset,
+            models,
+            replace_last=replace_last,
+            default=default,
+            promote=not no_promote,
+            say=click.echo,
         )
+
+
+@main.command()
+@click.argument("variant")
+@click.argument("version", type=click.IntRange(1))
+@models_option
+@click.option("--default", is_flag=True, help="And the variant answers where none is asked for.")
+def promote(variant: str, version: int, models: Path, default: bool) -> None:
+    """Have VERSION of VARIANT answer where no version is asked for; an older one is a way back."""
+    from service.repository import ModelError
+    from training.promote import promote as promote_version
+    from training.repository import ExportError
+
+    try:
+        promote_version(models, variant, version, default=default, say=click.echo)
+    except (ExportError, ModelError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command()

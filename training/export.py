@@ -57,6 +57,7 @@ from training.repository import (
     refuse_other_data,
     refuse_unknown_default,
     settle,
+    with_entry,
     write_manifest,
 )
 from training.trial import TrialError
@@ -71,12 +72,15 @@ def export(
     *,
     replace_last: bool = False,
     default: str | None = None,
+    promote: bool = True,
     say: Callable[[str], None] = print,
 ) -> Entry:
     """Publish the frozen trial in ``folder`` under ``models`` and return its manifest entry.
 
-    A net that no listed version holds becomes the next version. With ``replace_last`` it takes the
-    place of its recipe's newest version, where there is one. A net that is published already is
+    A net that no listed version holds becomes the next version, and that version answers where none
+    is asked for, unless ``promote`` is false: then whichever did before goes on. With
+    ``replace_last`` it takes the place of its recipe's newest version, where there is one, and what
+    that answered, it answers. A net that is published already is
     left as it is, whichever version it is. A version whose file is not as listed gives its place to
     a net of its recipe. Raises ``TrialError`` where the trial is not frozen, ``ExportError`` where
     the graph or its parity is not as promised, or the repository cannot take it.
@@ -104,14 +108,15 @@ def export(
         manifest = read_manifest(models)
         own = [entry for entry in listed(models) if entry.variant == card.variant]
         newest = max((entry.version for entry in own), default=0)
-        before = next((entry for entry in own if entry.version == newest), None)
+        answers = manifest.answering(card.variant) if manifest and own else None
+        before = next((entry for entry in own if entry.version == answers), None)
         same = find_same(models, own, card, model, pictures)
         if same and is_as_listed(models, same):
             say(
                 f"{card.variant}: version {same.version} is this very net, nothing to publish"
-                f"{_behind(same.version, newest)}"
+                f"{_behind(same, before)}"
             )
-            write_manifest(models, manifest, same, default)
+            write_manifest(models, manifest, with_entry(manifest, same, default))
             return same
         of_recipe = [each for each in own if each.recipe == card.recipe]
         lost = [each for each in of_recipe if not is_as_listed(models, each)]
@@ -120,6 +125,7 @@ def export(
             version = same.version
         else:
             version = max((each.version for each in places), default=newest + 1)
+        promoted = promote and version > newest
         entry = Entry(
             variant=card.variant,
             version=version,
@@ -130,25 +136,32 @@ def export(
             dataset=card.dataset.name,
             top1=card.evaluation.after_freeze.top1,
         )
-        publish(models, entry, data, card.classes, default)
+        publish(models, entry, data, card.classes, default, promote=promote)
     assert card.parity is not None  # noqa: S101 - measured above
     say(
         f"{card.variant}: version {version}, {len(data):,} bytes, parity "
         f"{card.parity.max_abs_error:.1e} on {card.parity.images:,} pictures (Keras' own rounding "
-        f"{card.parity.float32_error:.1e}; {card.parity.provider}){_behind(version, newest)}"
+        f"{card.parity.float32_error:.1e}; {card.parity.provider})"
+        f"{_behind(entry, before) if not promoted else ''}"
     )
-    if before and version > newest:
+    if before and promoted:
         say(
             f"{card.variant}: version {version} answers now where none is asked for "
-            f"({entry.top1:.2%} of the test pictures), instead of version {newest} "
-            f"({before.top1:.2%})"
+            f"({entry.top1:.2%} of the test pictures), instead of version {before.version} "
+            f'({before.top1:.2%}); "python -m training promote {card.variant} {before.version}" '
+            "takes that back"
         )
     return entry
 
 
-def _behind(version: int, newest: int) -> str:
-    """What there is to say of a version that is not the newest of its variant."""
-    return f"; version {newest} answers where none is asked for" if version < newest else ""
+def _behind(entry: Entry, answers: Entry | None) -> str:
+    """What there is to say of a version that does not answer where none is asked for."""
+    if answers is None or answers.version == entry.version:
+        return ""
+    return (
+        f"; version {answers.version} answers where none is asked for, until "
+        f'"python -m training promote {entry.variant} {entry.version}"'
+    )
 
 
 def _refuse(models: Path, card: ModelCard, default: str | None) -> None:

@@ -4,6 +4,7 @@ A service may start, and this process may be killed, at any moment. So what the 
 always there, and always as it is listed:
 
 - A new version: labels and configuration, then the file, then the manifest that lists it.
+- Another version that is to answer: the manifest, then the configuration.
 - A listed version that is replaced: the new file under a name beside the old one, a manifest that
   lists it there, the file over the old one, a manifest that lists it here; then the name beside
   goes. Killed before the first manifest, nothing has changed; after it, the new net is served from
@@ -16,21 +17,21 @@ after numbers and at ``model.onnx`` in them; everything passing is a file with a
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from service.manifest import MANIFEST, SCHEMA_VERSION, Entry, Manifest
 from service.records import RecordError
 from training.trial import write_atomically
-from training.triton import triton_config
+from training.triton import triton_config, with_versions
 from training.variants import VARIANTS
 
 FILE = "model.onnx"
+CONFIG = "config.pbtxt"
 BESIDE = ".next.onnx"
 LOCK = ".lock"
 DEFAULT_VARIANT = "relu_with_bn"
@@ -133,27 +134,40 @@ def is_as_listed(models: Path, entry: Entry) -> bool:
 
 
 def publish(
-    models: Path, entry: Entry, data: bytes, classes: tuple[str, ...], default: str | None
+    models: Path,
+    entry: Entry,
+    data: bytes,
+    classes: tuple[str, ...],
+    default: str | None,
+    *,
+    promote: bool = True,
 ) -> None:
     """Put a model file and what belongs to it in its place, in the order that the module states.
 
-    To be called with the folder held.
+    A new version answers from then on where none is asked for, unless ``promote`` is false. To be
+    called with the folder held.
     """
-    manifest = read_manifest(models)
+    old = read_manifest(models)
     replaced = (entry.variant, entry.version) in {(e.variant, e.version) for e in listed(models)}
     folder = models / entry.variant
     (models / entry.file).parent.mkdir(parents=True, exist_ok=True)
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in classes))
-    write_text(folder / "config.pbtxt", triton_config(entry.variant))
     if replaced:
         entry = replace(entry, file=str(PurePosixPath(entry.file).with_name(BESIDE)))
+    new = with_entry(old, entry, default, promote=promote)
+    # Until the manifest says that another version answers, Triton must not load it.
+    versions = loaded(old if old and promote else new, entry.variant)
+    write_text(folder / CONFIG, triton_config(entry.variant, versions))
     write_bytes(models / entry.file, data)
-    write_manifest(models, manifest, entry, default)
+    write_manifest(models, old, new)
     settle(models)
 
 
 def settle(models: Path) -> None:
-    """Bring every listed file that lies beside its place into it. With the folder held."""
+    """Bring every listed file that lies beside its place into it. With the folder held.
+
+    And have Triton answer by the versions that the service answers by.
+    """
     manifest = read_manifest(models)
     if manifest is None:
         return
@@ -164,34 +178,71 @@ def settle(models: Path) -> None:
         if file != path:
             write_bytes(models / file, (models / path).read_bytes())
         entries.append(replace(entry, file=str(file)))
-    _write_manifest(models, manifest, replace(manifest, models=tuple(entries)))
+    write_manifest(models, manifest, replace(manifest, models=tuple(entries)))
     for left in models.glob(f"*/*/{BESIDE}"):
         left.unlink()
+    for variant in {entry.variant for entry in entries}:
+        _settle_config(models / variant / CONFIG, loaded(manifest, variant))
 
 
-def write_manifest(
-    models: Path, manifest: Manifest | None, entry: Entry, default: str | None
-) -> None:
-    """Put ``entry`` into the manifest, in place of the one of its variant and version.
+def _settle_config(path: Path, versions: list[int] | None) -> None:
+    """Change the one line of Triton's configuration: the rest may have been tuned by hand."""
+    with suppress(FileNotFoundError):  # whoever does not use Triton may have removed it
+        text = path.read_text()
+        wanted = with_versions(text, versions)
+        if wanted != text:
+            write_text(path, wanted)
+
+
+def loaded(manifest: Manifest, variant: str) -> list[int] | None:
+    """The versions of ``variant`` that Triton is to load; None is all there are."""
+    if variant not in manifest.current:
+        return None
+    return [each for each in manifest.versions(variant) if each <= manifest.answering(variant)]
+
+
+def with_entry(
+    manifest: Manifest | None, entry: Entry, default: str | None, *, promote: bool = True
+) -> Manifest:
+    """The manifest with ``entry`` in it, in place of the one of its variant and version.
 
     Who answers by default is ``default``; where that is None, whoever did before;
-    ``DEFAULT_VARIANT`` from when it first appears.
+    ``DEFAULT_VARIANT`` from when it first appears. Another version of the variant goes on answering
+    unless ``entry`` is a new one and is to ``promote``.
     """
     others = manifest.models if manifest else ()
     key = (entry.variant, entry.version)
     kept = [each for each in others if (each.variant, each.version) != key]
     entries = sorted([*kept, entry], key=lambda each: (each.variant, each.version))
+    known = {each.variant for each in others}
     if default is None:
         default = manifest.default if manifest else entry.variant
-        known = {each.variant for each in others}
         if entry.variant == DEFAULT_VARIANT and DEFAULT_VARIANT not in known:
             default = DEFAULT_VARIANT
-    _write_manifest(models, manifest, Manifest(SCHEMA_VERSION, default, tuple(entries)))
+    new = Manifest(SCHEMA_VERSION, default, tuple(entries), manifest.current if manifest else {})
+    if manifest is None or entry.variant not in known:
+        return new
+    answers = manifest.answering(entry.variant)
+    if promote and entry.version not in manifest.versions(entry.variant):
+        answers = entry.version
+    return with_current(new, entry.variant, answers)
 
 
-def _write_manifest(models: Path, old: Manifest | None, new: Manifest) -> None:
+def with_current(manifest: Manifest, variant: str, version: int) -> Manifest:
+    """The manifest by which ``version`` of ``variant`` answers where none is asked for.
+
+    The newest one answers without being named, which older software understands as well.
+    """
+    current = {each: number for each, number in manifest.current.items() if each != variant}
+    if version != manifest.versions(variant)[-1]:
+        current[variant] = version
+    return replace(manifest, current=dict(sorted(current.items())))
+
+
+def write_manifest(models: Path, old: Manifest | None, new: Manifest) -> None:
+    """Replace the manifest where it says something else now. With the folder held."""
     if new != old:
-        write_text(models / MANIFEST, json.dumps(asdict(new), indent=2) + "\n")
+        write_text(models / MANIFEST, new.to_json())
 
 
 def write_text(path: Path, text: str) -> None:

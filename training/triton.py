@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 TRITON_MAX_BATCH = 64
 
 
-def triton_config(variant: str) -> str:
-    """``config.pbtxt`` for NVIDIA Triton's ONNX Runtime backend."""
+def triton_config(variant: str, versions: Sequence[int] | None) -> str:
+    """``config.pbtxt`` for NVIDIA Triton's ONNX Runtime backend; see ``with_versions``."""
     return f"""name: "{variant}"
 platform: "onnxruntime_onnx"
 max_batch_size: {TRITON_MAX_BATCH}
@@ -25,6 +28,21 @@ output [
     label_filename: "labels.txt"
   }}
 ]
-version_policy: {{ all {{ }} }}
+{_policy(versions)}
 dynamic_batching {{ }}
 """
+
+
+def with_versions(config: str, versions: Sequence[int] | None) -> str:
+    """The same configuration, by which Triton loads these versions; None is all there are.
+
+    Where none is asked for, Triton answers by the highest that it has loaded: for another version
+    to answer, those above it must not be. Source: Triton's model configuration, version policy.
+    """
+    return re.sub(r"^version_policy\b.*$", _policy(versions), config, flags=re.MULTILINE)
+
+
+def _policy(versions: Sequence[int] | None) -> str:
+    if versions is None:
+        return "version_policy: { all { } }"
+    return f"version_policy: {{ specific {{ versions: [ {', '.join(map(str, versions))} ] }} }}"

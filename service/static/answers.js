@@ -5,7 +5,7 @@ const parser = new DOMParser();
 const find = (selector) => document.querySelector(selector);
 let key = null; // an API key, where the service asks for one; it lives as long as the tab's page
 let asked = 0; // which question is the latest: an answer to an older one comes too late
-let version = ""; // of the nets that are asked; none is each variant's newest
+let version = ""; // of the nets that are asked; none is each variant's current
 let picture = {}; // what is answered: a file of the user's, or else the example that a link names
 
 const UNREACHABLE = ["No answer", "The service cannot be reached. Is it running?"];

@@ -51,7 +51,7 @@ def test_compare_asks_for_one_version_and_leaves_out_who_lacks_it(
 def test_models_are_listed_and_shown_whole(client: FlaskClient) -> None:
     listed = client.get("/models").json
     assert listed["default"] == "sigmoid_without_bn"
-    assert [(m["variant"], m["version"], m["default"], m["newest"]) for m in listed["models"]] == [
+    assert [(m["variant"], m["version"], m["default"], m["current"]) for m in listed["models"]] == [
         ("relu_with_bn", 1, False, False),
         ("relu_with_bn", 2, False, True),
         ("sigmoid_without_bn", 1, True, True),
@@ -79,9 +79,9 @@ def test_the_default_is_one_model_and_the_one_that_answers(
 
     assert [(m["variant"], m["version"]) for m in models if m["default"]] == [answered("")]
     for variant in VARIANTS:
-        newest = [(m["variant"], m["version"]) for m in models if m["newest"]]
-        assert answered(f"?variant={variant}") in newest
-    assert len([m for m in models if m["newest"]]) == len(VARIANTS)
+        current = [(m["variant"], m["version"]) for m in models if m["current"]]
+        assert answered(f"?variant={variant}") in current
+    assert len([m for m in models if m["current"]]) == len(VARIANTS)
     for each in models:
         shown = client.get(f"/models/{each['variant']}?version={each['version']}").json
-        assert (shown["default"], shown["newest"]) == (each["default"], each["newest"])
+        assert (shown["default"], shown["current"]) == (each["default"], each["current"])

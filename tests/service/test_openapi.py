@@ -156,7 +156,7 @@ def test_the_example_picture_is_answered_the_same_in_a_form(
     assert answer["images"][0]["top"] == content["application/json"]["example"]["images"][0]["top"]
 
 
-def test_it_says_which_model_is_the_default_and_which_are_the_newest(
+def test_it_says_which_model_is_the_default_and_which_are_the_current(
     client: FlaskClient, document: dict[str, Any]
 ) -> None:
     schemas = document["components"]["schemas"]
@@ -164,8 +164,8 @@ def test_it_says_which_model_is_the_default_and_which_are_the_newest(
     for name in (listed, "WholeModel"):
         fields = schemas[name]["properties"]
         assert "true of one model" in fields["default"]["description"]
-        assert "names its variant alone" in fields["newest"]["description"]
-        assert {"default", "newest"} <= set(schemas[name]["required"])
+        assert "names its variant alone" in fields["current"]["description"]
+        assert {"default", "current"} <= set(schemas[name]["required"])
     assert "true of one model" in client.get("/docs").text
 
 

@@ -57,6 +57,15 @@ def test_default_and_newest_are_chosen_and_unknown_ones_list_what_there_is(
         repository.get("relu_with_bn", 3)
 
 
+def test_the_manifest_says_which_version_answers(copy: Path) -> None:
+    edit_manifest(copy, lambda manifest: manifest.update(current={"relu_with_bn": 1}))
+    repository = load_repository(copy, ONE_THREAD)
+    assert repository.get("relu_with_bn").version == 1
+    assert repository.get("relu_with_bn", 2).version == 2
+    assert {model.version for model in repository.each().values()} == {1}
+    assert repository.get("sigmoid_without_bn").version == 1
+
+
 @pytest.mark.parametrize("shape", [(32, 32, 3), (1, 32, 32, 4), (1, 16, 16, 3)])
 def test_images_of_another_shape_are_refused(models_dir: Path, shape: tuple[int, ...]) -> None:
     model = load_repository(models_dir, ONE_THREAD).get()
@@ -155,6 +164,10 @@ def test_an_empty_and_a_corrupt_file_are_named_without_a_hash_to_tell(tmp_path: 
             lambda m: m["models"][0].update(file=m["models"][1]["file"]),
             "file is listed twice",
         ),
+        (lambda m: m.update(current={"tanh": 1}), "current is version 1 of 'tanh', which is not"),
+        (lambda m: m.update(current={"relu_with_bn": 3}), "current is version 3 of 'relu_with_bn'"),
+        (lambda m: m.update(current={"relu_with_bn": "1"}), 'current.relu_with_bn is "1", not a'),
+        (lambda m: m.update(current=1), "current is 1, not an object"),
     ],
 )
 def test_a_broken_manifest_is_named(

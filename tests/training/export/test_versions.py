@@ -41,7 +41,8 @@ def test_another_net_becomes_the_next_version(own: Path, nudged: Path, dataset: 
     first = listed(own)["relu_with_bn", 1]["top1"]
     assert said[-1] == (
         f"relu_with_bn: version 2 answers now where none is asked for ({entry.top1:.2%} of the "
-        f"test pictures), instead of version 1 ({first:.2%})"
+        f"test pictures), instead of version 1 ({first:.2%}); "
+        '"python -m training promote relu_with_bn 1" takes that back'
     )
     assert set(listed(own)) == {("relu_with_bn", 1), ("relu_with_bn", 2)}
     assert contents(own)["relu_with_bn/1/model.onnx"] == before["relu_with_bn/1/model.onnx"]
@@ -82,7 +83,10 @@ def test_a_net_takes_the_place_of_none_of_another_recipe(
     said: list[str] = []
     entry = export(nudged, dataset, own, replace_last=True, say=said.append)
     assert entry.version == 1
-    assert said[-1].endswith("; version 2 answers where none is asked for")
+    assert said[-1].endswith(
+        '; version 2 answers where none is asked for, until "python -m training promote '
+        'relu_with_bn 1"'
+    )
     assert contents(own)["relu_with_bn/1/model.onnx"] != before["relu_with_bn/1/model.onnx"]
     assert contents(own)["relu_with_bn/2/model.onnx"] == second
     assert load_repository(own).get("relu_with_bn").version == 2
@@ -116,8 +120,8 @@ def test_a_net_that_an_older_version_holds_is_not_published_again(
         )
         assert entry.version == 1
     assert said == 2 * [
-        "relu_with_bn: version 1 is this very net, nothing to publish; "
-        "version 2 answers where none is asked for"
+        "relu_with_bn: version 1 is this very net, nothing to publish; version 2 answers where "
+        'none is asked for, until "python -m training promote relu_with_bn 1"'
     ]
     assert contents(own) == before
 

@@ -1,0 +1,68 @@
+"""Which version answers where none is asked for: an older one, to go back to, or a newer one again.
+
+In: a repository that ``training.export`` has published to. Out: its manifest's ``current``, and the
+configuration by which NVIDIA Triton answers by the same version. No file of a model changes; a
+service that is running answers as it did until it is started again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from service.manifest import MANIFEST, Entry
+from service.repository import load_model
+from training.repository import (
+    ExportError,
+    held,
+    read_manifest,
+    settle,
+    with_current,
+    write_manifest,
+)
+
+
+def promote(
+    models: Path,
+    variant: str,
+    version: int,
+    *,
+    default: bool = False,
+    say: Callable[[str], None] = print,
+) -> Entry:
+    """Have this version answer for ``variant``, and with ``default`` where no variant is named.
+
+    Raises ``ExportError`` where the repository has no such version, ``service.repository``'s
+    ``ModelError`` where the service would refuse its file; then nothing changes.
+    """
+    if not (models / MANIFEST).exists():
+        raise ExportError(
+            f"{models}: holds no {MANIFEST}; give the folder of exported models (--models)"
+        )
+    with held(models, say):
+        settle(models)
+        old = read_manifest(models)
+        assert old is not None  # noqa: S101 - it was there, and no export removes it
+        entry = next((e for e in old.models if (e.variant, e.version) == (variant, version)), None)
+        if entry is None:
+            listed = ", ".join(f"{each.variant} {each.version}" for each in old.models)
+            raise ExportError(f"{models}: there is no {variant} {version}; there are {listed}")
+        load_model(models / entry.file, sha256=entry.sha256)
+        before = old.answering(variant)
+        new = with_current(old, variant, version)
+        write_manifest(models, old, replace(new, default=variant if default else old.default))
+        settle(models)
+    others = {each.version: each for each in old.models if each.variant == variant}
+    instead = (
+        "as it did"
+        if before == version
+        else f"instead of version {before} ({others[before].top1:.2%})"
+    )
+    say(
+        f"{variant}: version {version} ({entry.top1:.2%} of the test pictures) answers where none "
+        f"is asked for, {instead}"
+    )
+    if default and old.default != variant:
+        say(f"{models}: {variant} answers where no variant is asked for, instead of {old.default}")
+    return entry
