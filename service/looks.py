@@ -45,7 +45,7 @@ class Choice:
     def label(self) -> str:
         """What it is called: "version 1 · article's recipe"."""
         versions = {model.version for model in self.models}
-        name = f"version {versions.pop()}" if len(versions) == 1 else "the current of each"
+        name = f"version {versions.pop()}" if len(versions) == 1 else "current versions"
         return f"{name} · {' and '.join(map(wording.recipe, self.recipes))}"
 
     @property

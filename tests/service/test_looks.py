@@ -32,7 +32,7 @@ def test_one_version_of_the_nets_can_be_asked_without_a_script(
 ) -> None:
     page = client.get(f"/{query}")
     assert choices(page.text) == [
-        ("/", "the current of each · quick recipe", place == 0),
+        ("/", "current versions · quick recipe", place == 0),
         ("/?version=2", "version 2 · quick recipe", place == 1),
         ("/?version=1", "version 1 · quick recipe", place == 2),
     ]
@@ -115,7 +115,7 @@ def test_a_choice_says_what_is_to_be_seen_by_it_where_that_is_known(
         entry["recipe"] = {1: "article", 2: "modern"}[entry["version"]]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     mixed = create_app(replace(settings, models_dir=folder)).test_client().get("/").text
-    assert choices(mixed)[0][1] == "the current of each · modern recipe and article's recipe"
+    assert choices(mixed)[0][1] == "current versions · modern recipe and article's recipe"
     assert said(mixed) == [  # of two recipes, neither's
         "today's recipe: learns without batch norm too",
         "a constant rate: batch norm decides",
