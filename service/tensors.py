@@ -45,6 +45,10 @@ class TensorError(ValueError):
     """A request is not what the protocol, or the model, has it to be."""
 
 
+_MISSING = object()
+"""What stands for a field that a request does not have."""
+
+
 class TooLargeError(TensorError):
     """A tensor holds more pictures than one request may, or its JSON is longer than they need."""
 
@@ -109,7 +113,7 @@ def read_request(body: bytes, *, header_length: int | None, max_images: int) -> 
     identity = document.get("id")
     if identity is not None and type(identity) is not str:
         raise TensorError(f"id is {_shown(identity)}, not a text")
-    (tensor,) = _named(document.get("inputs"), "input", INPUT)
+    (tensor,) = _named(document.get("inputs", _MISSING), "input", INPUT)
     outputs = document.get("outputs")
     output = _named(outputs, "output", OUTPUT)[0] if outputs not in (None, []) else {}
     binary, classes = _read_output(output, parameters)
@@ -181,10 +185,10 @@ def _read_input(
     """The pictures, uint8 [N, 32, 32, 3], of the JSON or of the bytes from ``end`` on."""
     where = f"input {INPUT}"
     parameters = _parameters(tensor, where)
-    kind = tensor.get("datatype")
+    kind = tensor.get("datatype", _MISSING)
     if kind != INPUT_TYPE:
         raise TensorError(f"{where}: datatype is {_shown(kind)}; it takes {_WANTED}")
-    shape = _shape(tensor.get("shape"), where, max_images)
+    shape = _shape(tensor.get("shape", _MISSING), where, max_images)
     size, count = parameters.get("binary_data_size"), prod(shape)
     extra = len(body) - end
     if size is None:
@@ -192,7 +196,7 @@ def _read_input(
             raise TensorError(
                 f"{where}: {extra} bytes follow the JSON, but there is no binary_data_size"
             )
-        return _flat(tensor.get("data"), shape, where).reshape(shape)
+        return _flat(tensor.get("data", _MISSING), shape, where).reshape(shape)
     if tensor.get("data") is not None:
         raise TensorError(f"{where}: has both data and binary_data_size")
     if type(size) is not int or size != count:
@@ -270,9 +274,10 @@ def _named(tensors: Any, kind: str, name: str) -> list[dict[str, Any]]:
     if type(tensors) is not list:
         raise TensorError(f"{kind}s is {_shown(tensors)}, not a list")
     for tensor in tensors:
-        given = _object(tensor, f"one of the {kind}s").get("name")
+        given = _object(tensor, f"one of the {kind}s").get("name", _MISSING)
         if given != name:
-            raise TensorError(f"unknown {kind} {_shown(given)}: the model's is {name}")
+            said = "the name is missing" if given is _MISSING else f"unknown {kind} {_shown(given)}"
+            raise TensorError(f"{said}: the model's {kind} is {name}")
     if len(tensors) != 1:
         raise TensorError(f"{kind} {name} is given {len(tensors)} times, not once")
     return tensors
@@ -303,6 +308,8 @@ def _flag(parameters: dict[str, Any], name: str, default: bool, where: str) -> b
 
 def _shown(value: object) -> str:
     """A stranger's value, fit for a message; what is nested may be too deep to be written out."""
+    if value is _MISSING:
+        return "missing"
     if isinstance(value, (list, dict)):
         return f"a list of {len(value)}" if isinstance(value, list) else "an object"
     text = json.dumps(value)
