@@ -85,16 +85,20 @@ def predict(
 
 @cli.command()
 def models() -> None:
-    """List the models, checked and warmed up; * marks the one that answers by default."""
+    """List the models, checked and warmed up.
+
+    + marks the current version of each variant, which answers where none is asked for, and * that
+    of the default variant.
+    """
     repository = _repository()
     click.echo("  variant               version  top-1   top-5   dataset     recipe      provider")
-    default = repository.get()
+    marks = {**dict.fromkeys(repository.each().values(), "+"), repository.get(): "*"}
     for versions in repository.models.values():
         for model in versions.values():
             card = model.card
             score = card.evaluation.after_freeze
             click.echo(
-                f"{'*' if model is default else ' '} {model.variant:<21} "
+                f"{marks.get(model, ' ')} {model.variant:<21} "
                 f"{model.version:>7}  {score.top1:.4f}  {score.top5:.4f}  "
                 f"{card.dataset.name:<11} {card.recipe:<11} {model.provider}"
             )

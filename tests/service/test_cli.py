@@ -93,11 +93,11 @@ def test_what_is_wrong_is_said_in_one_line(
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_models_lists_every_version_and_marks_the_default(runner: CliRunner) -> None:
+def test_models_lists_every_version_and_marks_those_that_answer(runner: CliRunner) -> None:
     lines = runner.invoke(cli, ["models"]).output.splitlines()[1:]
     assert [line.split()[:3] for line in lines] == [
         ["relu_with_bn", "1", "0.6000"],
-        ["relu_with_bn", "2", "0.6000"],
+        ["+", "relu_with_bn", "2"],
         ["*", "sigmoid_without_bn", "1"],
     ]
 
