@@ -16,91 +16,28 @@ few, and no timer is set for a request. The bytes are read by ``service.incoming
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from operator import attrgetter
 
 from service.bodies import HungUpError, NoRoomError
 from service.exchange import Exchange
 from service.incoming import BODY, HEAD, IDLE, NEW, UNREAD_BYTES, Incoming
-from service.waiting import Turns, wait
-from service.wsgi import Answer, OnLoop
+from service.serving import Serving
+from service.waiting import wait
+from service.wsgi import Answer
 
 LINGER_SECONDS = 2.0
 MOST_LINGER_SECONDS = 30.0
 """A client that sends on has so long to come to its answer."""
-
-SWEEP_SECONDS = 0.25
-"""How often every connection is looked at for what has taken too long."""
-
-UNSENT_BYTES = 64 << 20
-"""Of answers that their clients have not taken yet; beyond, those end that take nothing."""
-
-STUCK_SECONDS = 1.0
-
-SHED = 16
-"""Idle connections that end at a time where there are too many."""
-
-IDLE_SECONDS = 1.0
-"""Before which none does: what has come on it may not have been read yet."""
 
 _FAILED = Answer(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n", b"", last=False)
 _CLOSE = b"Connection: close\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class Serving:
-    """What the connections of one worker share.
-
-    ``ended`` is called when one of them ends. ``date`` is a header line, for whoever owns the clock
-    to renew.
-    """
-
-    application: OnLoop
-    turns: Turns
-    head_seconds: float
-    body_seconds: float
-    idle_seconds: float
-    ended: Callable[[], None]
-    date: bytes = b""
-    connections: set[Connection] = field(default_factory=set)
-
-    def sweep(self) -> None:
-        """End what has taken too long, again and again; in the event loop."""
-        loop = asyncio.get_running_loop()
-        loop.call_later(SWEEP_SECONDS, self.sweep)
-        now = loop.time()
-        for connection in list(self.connections):
-            connection.look(now)
-        self._cut(now)
-
-    def _cut(self, now: float) -> None:
-        """Let go of the answers that nobody takes, where all together they are too many."""
-        unsent = sum(connection.unsent for connection in self.connections)
-        if unsent <= UNSENT_BYTES:
-            return
-        waiting = [each for each in self.connections if each.unsent]
-        for connection in sorted(waiting, key=attrgetter("stuck")):
-            if unsent <= UNSENT_BYTES or now - connection.stuck < STUCK_SECONDS:
-                return
-            unsent -= connection.unsent
-            connection.abort()
-
-    def shed(self) -> None:
-        """End the few connections that have been idle for the longest time."""
-        latest = asyncio.get_running_loop().time() - IDLE_SECONDS
-        idle = [each for each in self.connections if each.idle_since <= latest]
-        for connection in heapq.nsmallest(SHED, idle, key=attrgetter("idle_since")):
-            connection.abort()
 
 
 class Connection(Incoming):

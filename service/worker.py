@@ -26,8 +26,9 @@ from service.acceptor import Acceptor, Board, most_connections
 from service.bodies import Bodies
 from service.gate import Gate
 from service.heads import Heads
-from service.http1 import Connection, Serving
+from service.http1 import Connection
 from service.model import IMAGE_SHAPE
+from service.serving import Serving
 from service.state import State, state_of
 from service.waiting import Turns
 from service.wsgi import OnLoop

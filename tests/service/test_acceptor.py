@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.acceptor import RESERVED, Acceptor, Board
-from service.http1 import SHED
+from service.serving import SHED
 from tests.service.clients import connect, head_of
 from tests.service.processes import peers
 from tests.service.test_operations import wait_for_workers

@@ -13,9 +13,10 @@ import pytest
 
 from service.drain import Drain
 from service.gate import Gate
-from service.http1 import Connection, Serving
+from service.http1 import Connection
 from service.incoming import MAX_HEAD_BYTES
 from service.journal import Answered
+from service.serving import Serving
 from service.waiting import Turns
 from service.wsgi import OnLoop
 from tests.service.engines import make_bodies

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.http1 import Serving
 from service.journal import Answered
+from service.serving import Serving
 from service.waiting import Turns
 from tests.service.test_connection import GET, asked, asking, echo
 from tests.service.test_server import DEADLINE
@@ -98,7 +98,7 @@ class Slow:
 def test_of_too_many_answers_that_nobody_takes_those_end_that_have_waited_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.http1.UNSENT_BYTES", 40)
+    monkeypatch.setattr("service.serving.UNSENT_BYTES", 40)
     ended: list[float] = []
 
     async def main() -> None:
