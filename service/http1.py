@@ -23,7 +23,7 @@ from functools import partial
 from http import HTTPStatus
 
 from service.bodies import HungUpError, NoRoomError
-from service.exchange import Exchange
+from service.exchange import Exchange, Refusal
 from service.incoming import BODY, HEAD, IDLE, NEW, UNREAD_BYTES, Incoming
 from service.serving import Serving
 from service.waiting import wait
@@ -143,7 +143,7 @@ class Connection(Incoming):
             return
         refusal = None
         if self._drained is None:  # else it takes a turn, and waits there
-            refusal = self._serving.application.refusal(exchange.environ)
+            refusal = self._refusal(exchange)
         if refusal is None:
             # A moment later most bodies are complete.
             self._loop.call_soon(self._serving.turns.begin, partial(self._answer, exchange))
@@ -152,12 +152,23 @@ class Connection(Incoming):
         else:
             self._send(exchange, refusal)
 
+    def _refusal(self, exchange: Exchange) -> Answer | None:
+        """The answer to what the application is not to see, else None."""
+        application = self._serving.application
+        if exchange.refusal is None:
+            return application.refusal(exchange.environ)
+        return application.no_request(exchange.environ, *exchange.refusal)
+
     def _answer(self, exchange: Exchange) -> None:
         """Answer one request, in its turn."""
         if self._drained is not None:  # by a client that asks without reading
             wait(self._drained)
+        if exchange.answered:  # it was refused since its turn was asked for
+            return
         try:
-            answer = self._serving.application(exchange.environ, _Reading(self, exchange))
+            answer = self._refusal(exchange) or self._serving.application(
+                exchange.environ, _Reading(self, exchange)
+            )
         except HungUpError:
             if not self._over:
                 self._transport.close()
@@ -173,10 +184,10 @@ class Connection(Incoming):
         Raises ``HungUpError``, and ``NoRoomError`` once it is to give way.
         """
         while not exchange.parts and not exchange.complete:
+            if self._transport.is_closing() or self._refused:
+                raise HungUpError(told=exchange.refusal is not None)
             if exchange.unwanted:
                 raise NoRoomError
-            if self._transport.is_closing() or self._refused:
-                raise HungUpError(told=self._refused)
             if exchange.expects:
                 self._transport.write(_CONTINUE)
                 exchange.expects = False
@@ -200,10 +211,10 @@ class Connection(Incoming):
         exchange.parts.clear()
         self._current = None
         if answer.last or not exchange.keep_alive:
-            if self._stage == IDLE and self._paused is None and not self._unparsed:
+            if self._refused or self._stage != IDLE or self._paused is not None or self._unparsed:
+                self._linger()  # more has come, or is to come
+            else:
                 self._transport.close()
-            else:  # more has come, or is to come
-                self._linger()
         elif self._pipeline:
             self._begin(self._pipeline.popleft())
         else:
@@ -227,25 +238,25 @@ class Connection(Incoming):
             )
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer what is not going to be a request, when it is its turn, and end the connection."""
+        """Let the connection end with the answer to what is not going to be a request.
+
+        It comes in its turn; one of which only the body is bad, and that is being answered, has it
+        at once.
+        """
         self._refused = True
-        newest, receiving = self._newest, self._stage == BODY
         if self._transport.is_closing() or self._over:
             return
-        if newest is not None and receiving and newest.answered:
-            self._linger()  # all is said
-        elif self._current is None or (receiving and newest is self._current):
-            environ = self._environ if self._stage in (HEAD, BODY) else self._base.copy()
-            if self._stage == HEAD and self._url:
-                environ["PATH_INFO"] = self._url.split(b"?", 1)[0].decode("latin-1")
-            seconds = self._loop.time() - self._since
-            answer = self._serving.application.no_request(environ, status, detail, seconds)
-            self._write(answer, close=True)
+        refusal, bad = Refusal(status, detail, self._loop.time() - self._since), self._newest
+        if self._stage != BODY or bad is None:
+            self._newest = Exchange(self._known(), refusal=refusal)
+            self._arrived(self._newest)
+            return
+        bad.refusal, bad.keep_alive = refusal, False
+        if bad.answered:  # all is said
             self._linger()
-        elif newest is not None:  # those before it are still to be answered
-            newest.keep_alive = False
-        if newest is not None:
-            newest.wake()
+        elif bad is self._current:
+            self._send(bad, self._serving.application.no_request(bad.environ, *refusal))
+            bad.wake()
 
     def _linger(self) -> None:
         """Close once the client has had time to read: what it still sends would reset it all.

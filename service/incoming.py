@@ -68,7 +68,7 @@ class Incoming(asyncio.Protocol, ABC):
 
     @abstractmethod
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """What comes is not going to be a request."""
+        """What comes is not going to be a request, and nothing is behind it."""
 
     # Called by the event loop.
 
@@ -249,6 +249,14 @@ class Incoming(asyncio.Protocol, ABC):
         if self._newest is not None:
             self._newest.complete, self._newest.rest = True, 0
             self._newest.wake()
+
+    def _known(self) -> WSGIEnvironment:
+        """What there is to say of what becomes no request."""
+        if self._stage != HEAD:
+            return self._base.copy()
+        if self._url:
+            self._environ["PATH_INFO"] = self._url.split(b"?", 1)[0].decode("latin-1")
+        return self._environ
 
     def _enter(self, stage: int) -> None:
         self._stage, self._since = stage, self._loop.time()

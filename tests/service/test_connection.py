@@ -29,6 +29,7 @@ async def asking(
     sent: bytes,
     *,
     full: bool = False,
+    head: float = DEADLINE,
     body: float = DEADLINE,
     idle: float = DEADLINE,
     told: list[Answered] | None = None,
@@ -48,7 +49,7 @@ async def asking(
     serving = Serving(
         OnLoop(gate, gate, make_bodies(1 << 20)),
         turns,
-        *(DEADLINE, body, idle),
+        *(head, body, idle),
         ended=lambda: None,
     )
     serving.sweep()

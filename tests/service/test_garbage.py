@@ -6,6 +6,7 @@ import asyncio
 import gc
 from typing import Any
 
+import pytest
 import uvloop
 from flask import Flask
 
@@ -14,7 +15,7 @@ from service.waiting import Turns
 from service.wsgi import GONE, OnLoop
 from tests.service.engines import make_bodies
 from tests.service.hostile import PHOTO
-from tests.service.test_connection import LAST, asked
+from tests.service.test_connection import GET, LAST, asked
 from tests.service.test_server import DEADLINE
 from tests.service.tiny import encode
 
@@ -70,19 +71,30 @@ def test_a_request_leaves_next_to_no_garbage(app: Flask) -> None:
     assert asyncio.run(main()) / REQUESTS < OBJECTS + 2
 
 
-def test_a_connection_leaves_none() -> None:
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (LAST, b"204"),
+        (b"\x00nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (GET + b"\x00nonsense\r\n\r\n", b"204"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+    ],
+    ids=["one request", "none", "no host", "none behind one", "a broken body"],
+)
+def test_a_connection_leaves_none(sent: bytes, status: bytes) -> None:
     def nothing(environ: Any, start_response: Any) -> list[bytes]:
         start_response("204 No Content", [])
         return []
 
     async def main() -> int:
-        await asked(nothing, LAST)
+        await asked(nothing, sent)
         gc.collect()
         gc.disable()
         try:
             for _ in range(50):
-                answer, _ = await asked(nothing, LAST)
-                assert answer.startswith(b"HTTP/1.1 204 ")
+                answer, _ = await asked(nothing, sent)
+                assert answer.startswith(b"HTTP/1.1 %b " % status)
             await asyncio.sleep(0.1)
             return gc.collect()
         finally:

@@ -14,6 +14,8 @@ import pytest
 import requests
 
 from service.incoming import MAX_HEAD_BYTES
+from service.journal import DELAY
+from tests.service.exposition import samples, total
 from tests.service.hostile import PHOTO
 from tests.service.test_server import DEADLINE, Running, started, wait_until_alive
 from tests.service.tiny import encode, make_card, make_model, write_repository
@@ -113,10 +115,24 @@ def test_what_is_no_http_is_answered_with_400_and_the_connection_closed(
     assert b"application/problem+json" in answer
 
 
-def test_an_illegal_request_behind_a_legal_one_does_not_take_its_answer(server: Running) -> None:
+def test_an_illegal_request_behind_a_legal_one_is_answered_logged_and_counted(
+    server: Running,
+) -> None:
+    def counted() -> float:
+        text = requests.get(f"{server.url}/metrics", timeout=DEADLINE).text
+        return total(samples(text), "batchnorm_requests_total", route="none", status="400")
+
+    before = counted()
     head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(PNG)}\r\n\r\n".encode()
-    answer = server.send(head + PNG + b"\x00nonsense\r\n\r\n", hang_up=False)
-    assert not answer or answer.startswith(b"HTTP/1.1 200 ")
+    illegal = b"GET /illegal HTTP/1.1\r\nHost: a\r\nA B: c\r\n\r\n"
+    answer = server.send(head + PNG + illegal, hang_up=False)
+    first, _, second = answer[1:].partition(b"HTTP/1.1 ")
+    assert first.startswith(b"TTP/1.1 200 ")
+    assert second.startswith(b"400 ")
+    assert json.loads(second.partition(b"\r\n\r\n")[2])["status"] == 400
+    assert counted() == before + 1
+    time.sleep(5 * DELAY)
+    assert [line["status"] for line in server.lines() if line.get("path") == "/illegal"] == [400]
 
 
 def test_a_variable_has_one_spelling(connection: socket.socket) -> None:
