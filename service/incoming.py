@@ -1,14 +1,14 @@
 """What comes in on a connection: its bytes in, requests out, within limits of size.
 
-httptools parses. A request's head may take ``MAX_HEAD_BYTES``, so may a trailer; no more of a body
-is taken from the client than is about to be read. Headers go straight where WSGI looks for them.
+httptools parses, and ``service.framing`` says what it has not looked at. A request's head may take
+``MAX_HEAD_BYTES``, so may a trailer; no more of a body is taken from the client than is about to be
+read. Headers go straight where WSGI looks for them.
 Sources: RFC 9112, PEP 3333.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from abc import ABC, abstractmethod
 from http import HTTPStatus
@@ -18,9 +18,10 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
+from service import framing
 from service.environ import of_connection, variable
 from service.exchange import Exchange
-from service.numbers import MOST_DIGITS
+from service.framing import FramingError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -131,8 +132,8 @@ class Incoming(asyncio.Protocol, ABC):
         except httptools.HttpParserUpgrade as upgrade:
             self._go_on(part[upgrade.args[0] :])
             return
-        except httptools.HttpParserError:
-            self._refuse(HTTPStatus.BAD_REQUEST, "the request is not valid HTTP/1.1")
+        except httptools.HttpParserError as error:
+            self._refuse(*framing.fault(error, self._parser.get_http_version()))
             return
         if self._stage in (HEAD, BODY) and not self._mixed:  # else who knows whose bytes they are
             self._head_bytes += len(part)
@@ -148,7 +149,7 @@ class Incoming(asyncio.Protocol, ABC):
         The parser takes all that follows for another protocol; a new one is told what it is.
         """
         environ = self._environ
-        framing = [
+        lines = [
             f"{name}: {environ[key]}\r\n"
             for name, key in (
                 ("Content-Length", "CONTENT_LENGTH"),
@@ -157,9 +158,9 @@ class Incoming(asyncio.Protocol, ABC):
             if key in environ
         ]
         self._parser, self._muted = self._new_parser(), True
-        self._parser.feed_data(f"POST / HTTP/1.1\r\n{''.join(framing)}\r\n".encode("latin-1"))
+        self._parser.feed_data(f"POST / HTTP/1.1\r\n{''.join(lines)}\r\n".encode("latin-1"))
         self._muted = False
-        if not framing:
+        if not lines:
             self.on_message_complete()
         self._unparsed = memoryview(b"".join([rest, self._unparsed]))
 
@@ -190,7 +191,7 @@ class Incoming(asyncio.Protocol, ABC):
             text, environ = value.decode("latin-1"), self._environ
             if key in environ:
                 if key == "HTTP_HOST":
-                    raise ValueError("two hosts")
+                    raise FramingError("the request has more than one Host header; send one")
                 text = f"{environ[key]},{text}"
             environ[key] = text
 
@@ -202,13 +203,7 @@ class Incoming(asyncio.Protocol, ABC):
         url, version = httptools.parse_url(self._url), parser.get_http_version()
         if url.schema:  # the target says it all (RFC 9112, section 3.2.2)
             environ["HTTP_HOST"] = url.host.decode("latin-1") + (f":{url.port}" if url.port else "")
-        modern = version == "1.1"
-        if modern and "HTTP_HOST" not in environ:
-            raise ValueError("no host")
-        if len(environ.get("CONTENT_LENGTH", "")) > MOST_DIGITS:
-            raise ValueError("a length of too many digits")
-        if environ.get("HTTP_TRANSFER_ENCODING", "chunked").lower() != "chunked":
-            raise ValueError("a transfer coding that is not known here")
+        framing.check(environ, version)
         environ["REQUEST_METHOD"] = parser.get_method().decode("ascii")
         environ["PATH_INFO"] = unquote_to_bytes(url.path or b"/").decode("latin-1")
         environ["QUERY_STRING"] = (url.query or b"").decode("latin-1")
@@ -217,11 +212,12 @@ class Incoming(asyncio.Protocol, ABC):
         self._upgrade = parser.should_upgrade()
         self._head_bytes = 0
         self._enter(BODY)
+        modern = version == framing.NEWEST
         exchange = self._newest = Exchange(
             environ,
             keep_alive=modern and parser.should_keep_alive(),
             expects=modern and environ.get("HTTP_EXPECT", "").lower() == "100-continue",
-            length=_announced(environ),
+            length=framing.length(environ),
         )
         self._arrived(exchange)
 
@@ -274,10 +270,3 @@ class Incoming(asyncio.Protocol, ABC):
             self._paused = None
             self._transport.resume_reading()
             self._parse()
-
-
-def _announced(environ: WSGIEnvironment) -> float:
-    """How many bytes a request's body has; infinitely many, where nobody knows."""
-    if "HTTP_TRANSFER_ENCODING" in environ:
-        return math.inf
-    return int(environ.get("CONTENT_LENGTH") or 0)

@@ -203,20 +203,6 @@ def test_a_head_is_too_large_in_one_piece_too(size: int) -> None:
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        "GET / HTTP/1.1",
-        "GET / HTTP/1.1\r\nHost: a\r\nHost: b",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked",
-        f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {'0' * 5000}5",
-    ],
-)
-def test_what_the_standard_forbids_is_answered_with_400(head: str) -> None:
-    answer, _ = asyncio.run(asked(echo, head.encode() + b"\r\n\r\n"))
-    assert answer.startswith(b"HTTP/1.1 400 ")
-
-
 def test_a_whole_address_as_target_names_the_host() -> None:
     asks = b"GET http://b:81 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     answer, _ = asyncio.run(asked(echo, asks))

@@ -101,7 +101,6 @@ def test_what_becomes_no_request_is_answered_and_logged_as_all_else(server: Runn
     "asked",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nA B: c\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
@@ -113,6 +112,24 @@ def test_what_is_no_http_is_answered_with_400_and_the_connection_closed(
     answer = server.send(asked, hang_up=False)
     assert answer.startswith(b"HTTP/1.1 400 "), answer
     assert b"application/problem+json" in answer
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"GET /health/live HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        (b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    ],
+)
+def test_what_is_no_http_of_here_is_answered_with_what_is(
+    server: Running, asked: bytes, status: int
+) -> None:
+    head, _, body = server.send(asked, hang_up=False).partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert json.loads(body)["status"] == status
+    counted = samples(requests.get(f"{server.url}/metrics", timeout=DEADLINE).text)
+    assert total(counted, "batchnorm_requests_total", route="none", status=str(status)) >= 1
 
 
 def test_an_illegal_request_behind_a_legal_one_is_answered_logged_and_counted(
