@@ -36,6 +36,7 @@ LOG_SECONDS = 1
 
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
 STATUS_LINE = f"{_STATUS} {_STATUS.phrase}"
+_LAST = "Connection", "close"
 
 QUEUE_FULL: Refusals = {_STATUS: "too many pictures, or large uploads, are waiting already"}
 """Of every POST."""
@@ -73,24 +74,19 @@ class Gate:
         self._tell = tell
         self._unlogged, self._next_line = 0, 0.0
 
-    @property
-    def full(self) -> bool:
-        """Whether a POST would be refused now; while the server drains, in the ordinary way."""
-        return self._engine.full and not self._drain.begun
-
     def closed(self, environ: WSGIEnvironment) -> bool:
-        """Whether a request would be refused now."""
+        """Whether a request is to be refused now."""
         return self._engine.full and environ["REQUEST_METHOD"] == "POST"
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Refuse, or pass on."""
+        if self.closed(environ):
+            headers, body = self.refusal(environ)
+            start_response(STATUS_LINE, headers)
+            return [body]
         if self._drain.begun:
             start_response = _last_on_its_connection(start_response)
-        if not self.closed(environ):
-            return self.application(environ, start_response)
-        headers, body = self.refusal(environ)
-        start_response(STATUS_LINE, headers)
-        return [body]
+        return self.application(environ, start_response)
 
     def _log(self) -> None:
         """Say how many were refused since it was said last, if any."""
@@ -107,7 +103,8 @@ class Gate:
         elif self._unlogged == 1:
             with suppress(RuntimeError):  # without a loop, the next one that comes later says it
                 asyncio.get_running_loop().call_later(LOG_SECONDS, self._log)
-        return self._problem(environ, _STATUS, detail, ("Retry-After", RETRY_AFTER))
+        last = (_LAST,) if self._drain.begun else ()
+        return self._problem(environ, _STATUS, detail, ("Retry-After", RETRY_AFTER), *last)
 
     def no_request(
         self, environ: WSGIEnvironment, status: HTTPStatus, detail: str, seconds: float
@@ -174,6 +171,6 @@ def _last_on_its_connection(start_response: StartResponse) -> StartResponse:
     """So that a client's next request goes to a server that stays."""
 
     def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        return start_response(status, [*headers, ("Connection", "close")], exc_info)
+        return start_response(status, [*headers, _LAST], exc_info)
 
     return start

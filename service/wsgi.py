@@ -72,7 +72,7 @@ class OnLoop:
 
         It is made before the request costs more than its head.
         """
-        if environ["REQUEST_METHOD"] != "POST" or not self._gate.full:
+        if not self._gate.closed(environ):
             return None
         headers, body = self._gate.refusal(environ)
         return _written(STATUS_LINE, headers, body)

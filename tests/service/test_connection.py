@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from service.bodies import Bodies, NoRoomError
 from service.drain import Drain
 from service.gate import Gate
 from service.http1 import Connection
@@ -29,6 +30,7 @@ async def asking(
     sent: bytes,
     *,
     full: bool = False,
+    draining: bool = False,
     head: float = DEADLINE,
     body: float = DEADLINE,
     idle: float = DEADLINE,
@@ -37,10 +39,13 @@ async def asking(
     """A connection on which ``sent`` has been sent."""
     loop, turns = asyncio.get_running_loop(), Turns()
     engine: Any = SimpleNamespace(full=full)
+    drain = Drain()
+    if draining:
+        drain.begin()
     gate = Gate(
         application,
         engine,
-        Drain(),
+        drain,
         route=lambda _: None,
         origins=(),
         on_refusal=lambda *_: None,
@@ -220,6 +225,38 @@ def test_refusals_that_nobody_reads_are_not_piled_up() -> None:
             assert answer.startswith(b"HTTP/1.1 503 ")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_overload_is_told_before_the_body_comes_draining_or_not(draining: bool) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n"
+
+    async def main() -> bytes:
+        async with asking(echo, head, full=True, draining=draining) as (reader, writer, _):
+            async with asyncio.timeout(5):
+                answer = await reader.readuntil(b"\r\n\r\n")
+                if not draining:  # the connection goes on
+                    writer.write(bytes(60_000) + LAST)
+                return answer + await reader.read()
+
+    answer = asyncio.run(main())
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert answer.count(b"\r\nRetry-After: 1\r\n") == 1
+    assert answer.count(b"\r\nConnection: close\r\n") == 1
+    assert answer.count(b"HTTP/1.1 200 ") == (0 if draining else 1)
+
+
+def test_a_body_that_finds_no_room_while_draining_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> bytes:
+        raise NoRoomError
+
+    monkeypatch.setattr(Bodies, "take", full)
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+    answer, _ = asyncio.run(asked(echo, post + LAST, draining=True))
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert answer.count(b"\r\nConnection: close\r\n") == answer.count(b"HTTP/1.1 ") == 1
 
 
 def test_a_body_has_its_time_and_no_more_however_much_comes_at_once() -> None:

@@ -48,6 +48,17 @@ def test_a_queue_that_fills_while_the_picture_is_decoded_answers_the_same(
     assert behind_it.headers["Retry-After"] == at_the_gate.headers["Retry-After"]
 
 
+def test_a_full_queue_while_draining_ends_the_connection_too(
+    crowded: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_of(crowded.application).drain, "begun", True)
+    response = crowded.post("/predict", data=PNG)
+    assert_problem(response, 503, "try again later")
+    assert response.headers["Retry-After"] == "1"
+    assert response.headers.getlist("Connection") == ["close"]
+    assert crowded.get("/models").headers.getlist("Connection") == ["close"]
+
+
 def test_a_full_queue_does_not_hide_the_rest(crowded: FlaskClient) -> None:
     for path in ("/health/live", "/health/ready", "/models"):
         assert crowded.get(path).status_code == 200
