@@ -13,5 +13,5 @@ python3 -m training train --recipe "$recipe" --variants "$variants" --seeds "$se
     ${STEPS:+--steps "$STEPS"} ${EPOCHS:+--epochs "$EPOCHS"} ${BATCH:+--batch "$BATCH"} "$@"
 # Whatever Keras trained with, its nets are exported through TensorFlow.
 KERAS_BACKEND=tensorflow python3 -m training export --recipe "$recipe" --variants "$variants" --seed "${seeds%%[ ,-]*}" \
-    --runs "$runs" --models "$models" ${REPLACE:+--replace}
+    --runs "$runs" --models "$models" ${REPLACE:+--replace} ${NO_PROMOTE:+--no-promote}
 exec python3 -m training compare --recipe "$recipe" --runs "$runs" --to "$models"

@@ -10,6 +10,7 @@ send in another's name. Sources: RFC 9112, sections 3.2, 6.1 and 6.3; RFC 9110, 
 from __future__ import annotations
 
 import math
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,14 @@ from service.numbers import MOST_DIGITS
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+MOST_TARGET_BYTES = 65_535
+"""What the parser of targets takes."""
+
 NEWEST = "1.1"
 """Version, of the two that are spoken."""
 
 _SPOKEN = ("1.0", NEWEST)
+_HOST = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
 _UNREAD = "0.0"
 """What the parser says before it has come to a first request's version."""
 
@@ -46,12 +51,23 @@ def check(environ: WSGIEnvironment, version: str) -> None:
             )
     elif version not in _SPOKEN:
         raise _another(version)
+    if not _HOST.fullmatch(environ.get("HTTP_HOST", "")):
+        raise FramingError("the request's Host header is no host and port; send one like a.b:8000")
     if len(environ.get("CONTENT_LENGTH", "")) > MOST_DIGITS:
         raise FramingError(
             f"the request's Content-Length has more than the {MOST_DIGITS} digits allowed"
         )
     if "HTTP_TRANSFER_ENCODING" in environ:
         _check_codings(environ["HTTP_TRANSFER_ENCODING"])
+
+
+def check_target(target: bytes) -> None:
+    """Raise ``FramingError`` where a request's target is too long."""
+    if len(target) > MOST_TARGET_BYTES:
+        raise FramingError(
+            f"the request's target is longer than the {MOST_TARGET_BYTES} bytes allowed",
+            HTTPStatus.REQUEST_URI_TOO_LONG,
+        )
 
 
 def fault(error: httptools.HttpParserError, version: str) -> tuple[HTTPStatus, str]:
@@ -65,7 +81,12 @@ def fault(error: httptools.HttpParserError, version: str) -> tuple[HTTPStatus, s
         cause = _another(version)
     if isinstance(cause, FramingError):
         return cause.status, cause.detail
-    if isinstance(cause, httptools.HttpParserInvalidURLError):
+    if isinstance(error, httptools.HttpParserInvalidMethodError):
+        detail = (
+            "the request does not begin with a method that is known here (GET, HEAD, POST, OPTIONS "
+            "are); it must be plain HTTP/1.1, without TLS"
+        )
+    elif isinstance(cause, httptools.HttpParserInvalidURLError):
         detail = "the request's target is neither a path nor a whole address"
     else:
         detail = f"the request is not valid HTTP/1.1: {error}"

@@ -200,6 +200,7 @@ class Incoming(asyncio.Protocol, ABC):
         if self._muted:
             return
         parser, environ = self._parser, self._environ
+        framing.check_target(self._url)
         url, version = httptools.parse_url(self._url), parser.get_http_version()
         if url.schema:  # the target says it all (RFC 9112, section 3.2.2)
             environ["HTTP_HOST"] = url.host.decode("latin-1") + (f":{url.port}" if url.port else "")

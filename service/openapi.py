@@ -44,7 +44,11 @@ answered, in which version and where it ran.
 
 Errors are problem documents (RFC 9457); under `/v2` they are as the Open Inference Protocol has \
 them. Every answer bears `X-Request-ID`: the caller's own, if it is sane, else one that was made. \
-A valid `traceparent` comes back too. Every `GET` is also there as `HEAD`."""
+A valid `traceparent` comes back too. Every `GET` is also there as `HEAD`.
+
+Whatever is asked for, another method is answered 405, and what is not a whole request of HTTP/1.1 \
+400, 408 (too slow), 414 or 431 (target or head too large), 501 (a further transfer coding beside \
+chunked) or 505 (another version); with these the connection ends."""
 
 _CHAPTERS = {
     Tag.PICTURES: "Pictures in, classes out.",

@@ -210,13 +210,19 @@ def _load(folder: Path, called: str, options: RuntimeOptions) -> Repository:
     except (RecordError, UnicodeDecodeError) as error:
         raise ModelError(f"{name}: {error}; {WAY_OUT}") from None
     return Repository(
-        [_load_entry(folder, entry, called + entry.file, options) for entry in manifest.models],
+        [load_entry(folder, entry, called + entry.file, options) for entry in manifest.models],
         manifest.default,
         manifest.current,
     )
 
 
-def _load_entry(folder: Path, entry: Entry, name: str, options: RuntimeOptions) -> Model:
+def load_entry(
+    folder: Path, entry: Entry, name: str, options: RuntimeOptions = DEFAULT_OPTIONS
+) -> Model:
+    """Load what ``folder``'s manifest lists as ``entry``; errors call it ``name``.
+
+    Raises ``ModelError`` where the file is not as listed, or cannot be served, and ``GpuError``.
+    """
     path = folder / entry.file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ModelError(f"{name}: is a link that leaves the folder; copy the model into it")

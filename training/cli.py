@@ -178,7 +178,12 @@ def freeze(
 @click.option(
     "--replace", "replace_last", is_flag=True, help="Replace the newest version of the recipe."
 )
-@click.option("--default", "default", type=click.Choice(list(VARIANTS)), help="Who answers.")
+@click.option(
+    "--default",
+    "default",
+    type=click.Choice(list(VARIANTS)),
+    help="The variant that answers where none is named.",
+)
 @click.option(
     "--no-promote",
     is_flag=True,
@@ -227,7 +232,7 @@ def export(
 @click.argument("variant")
 @click.argument("version", type=click.IntRange(1))
 @models_option
-@click.option("--default", is_flag=True, help="And the variant answers where none is asked for.")
+@click.option("--default", is_flag=True, help="Also have VARIANT answer where none is named.")
 def promote(variant: str, version: int, models: Path, default: bool) -> None:
     """Have VERSION of VARIANT answer where no version is asked for; an older one is a way back."""
     from service.repository import ModelError

@@ -37,7 +37,7 @@ from service.card import (
     Score,
     Training,
 )
-from service.manifest import Entry
+from service.manifest import Entry, Manifest
 from service.model import Model
 from service.repository import WAY_OUT, ModelError, load_model
 from training.dataset import Dataset, Images
@@ -103,7 +103,7 @@ def export(
         write_model(graph, card, path)
         model, data = _load(path, card), path.read_bytes()
     with held(models, say):
-        settle(models)
+        settle(models, say)
         _refuse(models, card, default)  # another export may have been here since
         manifest = read_manifest(models)
         own = [entry for entry in listed(models) if entry.variant == card.variant]
@@ -116,7 +116,9 @@ def export(
                 f"{card.variant}: version {same.version} is this very net, nothing to publish"
                 f"{_behind(same, before)}"
             )
-            write_manifest(models, manifest, with_entry(manifest, same, default))
+            changed = with_entry(manifest, same, default)
+            write_manifest(models, manifest, changed)
+            _say_default(models, manifest, changed, say)
             return same
         of_recipe = [each for each in own if each.recipe == card.recipe]
         lost = [each for each in of_recipe if not is_as_listed(models, each)]
@@ -136,7 +138,8 @@ def export(
             dataset=card.dataset.name,
             top1=card.evaluation.after_freeze.top1,
         )
-        publish(models, entry, data, card.classes, default, promote=promote)
+        publish(models, entry, data, card.classes, default, promote=promote, say=say)
+        new = read_manifest(models)
     assert card.parity is not None  # noqa: S101 - measured above
     say(
         f"{card.variant}: version {version}, {len(data):,} bytes, parity "
@@ -151,7 +154,15 @@ def export(
             f'({before.top1:.2%}); "python -m training promote {card.variant} {before.version}" '
             "takes that back"
         )
+    _say_default(models, manifest, new, say)
     return entry
+
+
+def _say_default(
+    models: Path, old: Manifest | None, new: Manifest | None, say: Callable[[str], None]
+) -> None:
+    if old and new and old.default != new.default:
+        say(f"{models}: {new.default} answers where no variant is asked for, not {old.default}")
 
 
 def _behind(entry: Entry, answers: Entry | None) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from service.manifest import MANIFEST, Entry
-from service.repository import load_model
+from service.repository import ModelError, load_entry
 from training.repository import (
     ExportError,
     held,
@@ -41,18 +41,18 @@ def promote(
             f"{models}: holds no {MANIFEST}; give the folder of exported models (--models)"
         )
     with held(models, say):
-        settle(models)
+        settle(models, say)
         old = read_manifest(models)
         assert old is not None  # noqa: S101 - it was there, and no export removes it
         entry = next((e for e in old.models if (e.variant, e.version) == (variant, version)), None)
         if entry is None:
             listed = ", ".join(f"{each.variant} {each.version}" for each in old.models)
             raise ExportError(f"{models}: there is no {variant} {version}; there are {listed}")
-        load_model(models / entry.file, sha256=entry.sha256)
+        load_entry(models, entry, str(models / entry.file))
         before = old.answering(variant)
         new = with_current(old, variant, version)
         write_manifest(models, old, replace(new, default=variant if default else old.default))
-        settle(models)
+        settle(models, say)
     others = {each.version: each for each in old.models if each.variant == variant}
     instead = (
         "as it did"
@@ -64,5 +64,10 @@ def promote(
         f"is asked for, {instead}"
     )
     if default and old.default != variant:
-        say(f"{models}: {variant} answers where no variant is asked for, instead of {old.default}")
+        say(f"{models}: {variant} answers where no variant is asked for, not {old.default}")
+    for each in old.models:
+        try:
+            load_entry(models, each, str(models / each.file))
+        except ModelError as error:
+            say(f"the service will not start yet: {error}")
     return entry

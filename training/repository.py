@@ -19,7 +19,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from service.manifest import MANIFEST, SCHEMA_VERSION, Entry, Manifest
 from service.records import RecordError
 from training.trial import write_atomically
-from training.triton import triton_config, with_versions
+from training.triton import policy, triton_config, with_versions
 from training.variants import VARIANTS
 
 FILE = "model.onnx"
@@ -141,6 +141,7 @@ def publish(
     default: str | None,
     *,
     promote: bool = True,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Put a model file and what belongs to it in its place, in the order that the module states.
 
@@ -157,16 +158,19 @@ def publish(
     new = with_entry(old, entry, default, promote=promote)
     # Until the manifest says that another version answers, Triton must not load it.
     versions = loaded(old if old and promote else new, entry.variant)
-    write_text(folder / CONFIG, triton_config(entry.variant, versions))
+    if old is None or not old.versions(entry.variant):
+        write_text(folder / CONFIG, triton_config(entry.variant, versions))
+    else:
+        _settle_config(folder / CONFIG, versions)
     write_bytes(models / entry.file, data)
     write_manifest(models, old, new)
-    settle(models)
+    settle(models, say)
 
 
-def settle(models: Path) -> None:
+def settle(models: Path, say: Callable[[str], None] = print) -> None:
     """Bring every listed file that lies beside its place into it. With the folder held.
 
-    And have Triton answer by the versions that the service answers by.
+    And have Triton answer by the versions that the service answers by, or say how it would.
     """
     manifest = read_manifest(models)
     if manifest is None:
@@ -181,17 +185,28 @@ def settle(models: Path) -> None:
     write_manifest(models, manifest, replace(manifest, models=tuple(entries)))
     for left in models.glob(f"*/*/{BESIDE}"):
         left.unlink()
-    for variant in {entry.variant for entry in entries}:
-        _settle_config(models / variant / CONFIG, loaded(manifest, variant))
+    for variant in sorted({entry.variant for entry in entries}):
+        config, versions = models / variant / CONFIG, loaded(manifest, variant)
+        if not _settle_config(config, versions) and versions is not None:
+            say(
+                f"{config}: its version_policy is not one that was written here, and is left; for "
+                f"Triton to answer as the service does, set it to: {policy(versions)}"
+            )
 
 
-def _settle_config(path: Path, versions: list[int] | None) -> None:
-    """Change the one line of Triton's configuration: the rest may have been tuned by hand."""
-    with suppress(FileNotFoundError):  # whoever does not use Triton may have removed it
+def _settle_config(path: Path, versions: list[int] | None) -> bool:
+    """Change the one line of Triton's configuration: the rest may have been tuned by hand.
+
+    Returns whether Triton then loads just these versions.
+    """
+    try:
         text = path.read_text()
-        wanted = with_versions(text, versions)
-        if wanted != text:
-            write_text(path, wanted)
+    except FileNotFoundError:  # whoever does not use Triton may have removed it
+        return True
+    wanted = with_versions(text, versions)
+    if wanted != text:
+        write_text(path, wanted)
+    return policy(versions) in wanted.splitlines()
 
 
 def loaded(manifest: Manifest, variant: str) -> list[int] | None:
@@ -207,8 +222,8 @@ def with_entry(
     """The manifest with ``entry`` in it, in place of the one of its variant and version.
 
     Who answers by default is ``default``; where that is None, whoever did before;
-    ``DEFAULT_VARIANT`` from when it first appears. Another version of the variant goes on answering
-    unless ``entry`` is a new one and is to ``promote``.
+    ``DEFAULT_VARIANT`` from when it first appears, if it is to ``promote``. Another version of the
+    variant goes on answering unless ``entry`` is a new one and is to ``promote``.
     """
     others = manifest.models if manifest else ()
     key = (entry.variant, entry.version)
@@ -217,7 +232,7 @@ def with_entry(
     known = {each.variant for each in others}
     if default is None:
         default = manifest.default if manifest else entry.variant
-        if entry.variant == DEFAULT_VARIANT and DEFAULT_VARIANT not in known:
+        if entry.variant == DEFAULT_VARIANT and DEFAULT_VARIANT not in known and promote:
             default = DEFAULT_VARIANT
     new = Manifest(SCHEMA_VERSION, default, tuple(entries), manifest.current if manifest else {})
     if manifest is None or entry.variant not in known:

@@ -28,7 +28,7 @@ output [
     label_filename: "labels.txt"
   }}
 ]
-{_policy(versions)}
+{policy(versions)}
 dynamic_batching {{ }}
 """
 
@@ -39,10 +39,17 @@ def with_versions(config: str, versions: Sequence[int] | None) -> str:
     Where none is asked for, Triton answers by the highest that it has loaded: for another version
     to answer, those above it must not be. Source: Triton's model configuration, version policy.
     """
-    return re.sub(r"^version_policy\b.*$", _policy(versions), config, flags=re.MULTILINE)
+    return _WRITTEN.sub(policy(versions), config)
 
 
-def _policy(versions: Sequence[int] | None) -> str:
+_WRITTEN = re.compile(
+    r"^version_policy: \{ (all \{ \}|specific \{ versions: \[[ \d,]*\] \}) \}$", re.MULTILINE
+)
+"""As ``policy`` says it; whoever has written another one does as he likes."""
+
+
+def policy(versions: Sequence[int] | None) -> str:
+    """The line of the configuration that says so."""
     if versions is None:
         return "version_policy: { all { } }"
     return f"version_policy: {{ specific {{ versions: [ {', '.join(map(str, versions))} ] }} }}"

@@ -69,6 +69,31 @@ def test_another_version_is_answered_505_in_one_that_is_spoken(sent: bytes, vers
             400,
             "the request has more than one Host header; send one",
         ),
+        *(
+            (
+                f"GET / HTTP/1.1\r\nHost: {host}",
+                400,
+                "the request's Host header is no host and port; send one like a.b:8000",
+            )
+            for host in ("a b", "a/b", 'a"><script>', "a@b", "a,b?c")
+        ),
+        *(
+            (
+                f"{words}",
+                400,
+                "the request does not begin with a method that is known here (GET, HEAD, POST, "
+                "OPTIONS are); it must be plain HTTP/1.1, without TLS",
+            )
+            for words in ("FOO / HTTP/1.1\r\nHost: a", "get / HTTP/1.1", "\x16\x03\x01\x02")
+        ),
+        *(
+            (
+                f"GET /{'a' * length} HTTP/1.1\r\nHost: a",
+                414,
+                "the request's target is longer than the 65535 bytes allowed",
+            )
+            for length in (65_535, 70_000)
+        ),
         (
             f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {'0' * 5000}5",
             400,
@@ -115,6 +140,13 @@ def test_another_version_is_answered_505_in_one_that_is_spoken(sent: bytes, vers
 )
 def test_what_the_standard_forbids_is_named(head: str, status: int, detail: str) -> None:
     assert refused(head.encode() + b"\r\n\r\n") == (status, detail)
+
+
+@pytest.mark.parametrize("host", ["", "a.b:8000", "[::1]:8000", "127.0.0.1", "xn--a_b-c.example"])
+def test_a_host_may_be_any_that_an_address_has(host: str) -> None:
+    head = f"GET /{'a' * 65_534} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    answer, _ = asyncio.run(asked(echo, head.encode()))
+    assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("coding", ["chunked", "Chunked", " CHUNKED "])

@@ -149,13 +149,81 @@ def test_the_rest_of_a_tuned_configuration_stays(tiny: Path) -> None:
     assert not (tiny / "sigmoid_without_bn/config.pbtxt").exists()
 
 
+def test_an_export_leaves_what_was_tuned_or_removed(
+    own: Path, nudged: Path, dataset: Dataset
+) -> None:
+    path = own / "relu_with_bn/config.pbtxt"
+    tuned = path.read_text().replace("max_batch_size: 64", "max_batch_size: 16")
+    path.write_text(tuned)
+    export(nudged, dataset, own, promote=False)
+    assert path.read_text() == tuned.replace(EVERY, FIRST)
+    path.unlink()
+    promote(own, "relu_with_bn", 2)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "version_policy: {\n  latest { num_versions: 1 }\n}\n",
+        "version_policy: { latest { num_versions: 1 } }\n",
+        "",
+    ],
+    ids=["of several lines", "another", "none"],
+)
+def test_a_policy_of_somebodys_own_is_left_and_named(written: str, tiny: Path) -> None:
+    path = tiny / "relu_with_bn/config.pbtxt"
+    path.write_text(f'name: "relu_with_bn"\n{written}')
+    before, said = path.read_text(), []
+    promote(tiny, "relu_with_bn", 1, say=said.append)
+    assert path.read_text() == before
+    (told,) = [line for line in said if line.startswith(f"{path}: its version_policy is not one")]
+    assert told.endswith(f"set it to: {FIRST}")
+    said.clear()
+    promote(tiny, "relu_with_bn", 2, say=said.append)
+    assert said[-1].startswith("relu_with_bn: version 2")
+
+
+def test_a_first_net_that_is_not_promoted_leaves_the_default_alone(
+    relu_with_bn: Any, relu_without_bn: Any, dataset: Dataset, tmp_path: Path
+) -> None:
+    models, said = tmp_path / "models", []
+    export(relu_without_bn.folder, dataset, models)
+    export(relu_with_bn.folder, dataset, models, promote=False, say=said.append)
+    assert answers(models) == ("relu_without_bn", 1)
+    assert not [line for line in said if "where no variant" in line]
+    export(relu_with_bn.folder, dataset, models, default="relu_with_bn", say=said.append)
+    assert answers(models) == ("relu_with_bn", 1)
+    where = "answers where no variant is asked for"
+    assert said[-1] == f"{models}: relu_with_bn {where}, not relu_without_bn"
+
+
+def test_other_files_that_keep_the_service_from_starting_are_named(tiny: Path) -> None:
+    path = tiny / "relu_with_bn/2/model.onnx"
+    path.write_bytes(path.read_bytes() + b"x")
+    done = run("relu_with_bn", 1, "--models", tiny)
+    assert done.exit_code == 0
+    assert f"the service will not start yet: {path}: sha256 is " in done.output.splitlines()[-1]
+
+
+def test_what_the_manifest_says_of_a_version_is_checked_too(tiny: Path) -> None:
+    manifest = json.loads((tiny / "manifest.json").read_text())
+    manifest["models"][0]["bytes"] += 1
+    (tiny / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(tiny)
+    done = run("relu_with_bn", 1, "--models", tiny)
+    assert done.exit_code == 1
+    assert "manifest.json says" in done.output
+    assert contents(tiny) == before
+
+
 def test_a_kill_between_manifest_and_configuration_is_mended_by_what_comes_next(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny / "relu_with_bn/config.pbtxt"
     path.write_text(triton_config("relu_with_bn", None))
     with monkeypatch.context() as patch:  # it dies once the manifest is written
-        patch.setattr("training.promote.settle", lambda _: None)
+        patch.setattr("training.promote.settle", lambda *_: None)
         promote(tiny, "relu_with_bn", 1)
     assert (load_repository(tiny).get().version, policy(tiny)) == (1, EVERY)
     with held(tiny):
