@@ -8,7 +8,7 @@ from collections.abc import Sequence
 TRITON_MAX_BATCH = 64
 
 
-def triton_config(variant: str, versions: Sequence[int] | None) -> str:
+def triton_config(variant: str, versions: Sequence[int] | None = None) -> str:
     """``config.pbtxt`` for NVIDIA Triton's ONNX Runtime backend; see ``with_versions``."""
     return f"""name: "{variant}"
 platform: "onnxruntime_onnx"

@@ -140,7 +140,7 @@ def test_another_variant_answers_by_default_if_asked_to(tiny: Path) -> None:
 def test_the_rest_of_a_tuned_configuration_stays(tiny: Path) -> None:
     """Where a repository is Triton's too; where it is not, none is made."""
     path = tiny / "relu_with_bn/config.pbtxt"
-    tuned = triton_config("relu_with_bn", None) + "instance_group [ { count: 4 } ]\n"
+    tuned = triton_config("relu_with_bn") + "instance_group [ { count: 4 } ]\n"
     path.write_text(tuned)
     promote(tiny, "relu_with_bn", 1)
     assert path.read_text() == tuned.replace(EVERY, FIRST)
@@ -221,7 +221,7 @@ def test_a_kill_between_manifest_and_configuration_is_mended_by_what_comes_next(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny / "relu_with_bn/config.pbtxt"
-    path.write_text(triton_config("relu_with_bn", None))
+    path.write_text(triton_config("relu_with_bn"))
     with monkeypatch.context() as patch:  # it dies once the manifest is written
         patch.setattr("training.promote.settle", lambda *_: None)
         promote(tiny, "relu_with_bn", 1)
