@@ -43,8 +43,9 @@ help:  ## Show this list
 	@echo
 	@echo "  Variables: RECIPE=$(RECIPE) VARIANTS=$(VARIANTS) SEEDS=$(SEEDS) DATA=$(DATA) STEPS=$(STEPS)"
 	@echo "             EPOCHS=$(EPOCHS) BATCH=$(BATCH) LEARNING_RATE=$(LEARNING_RATE) RUNS=$(RUNS) MODELS=$(MODELS)"
-	@echo "             REPLACE=$(REPLACE) NO_PROMOTE=$(NO_PROMOTE) DEMO=$(DEMO) TARGET=$(TARGET) IMAGE=$(IMAGE) ENGINE=$(ENGINE) BASE=$(BASE)"
-	@echo "             SBOM=$(SBOM) PYTHON=$(PYTHON) VENV=$(VENV), and for serve every setting (PORT=8001)"
+	@echo "             REPLACE=$(REPLACE) NO_PROMOTE=$(NO_PROMOTE) DEMO=$(DEMO) TARGET=$(TARGET) IMAGE=$(IMAGE)"
+	@echo "             ENGINE=$(ENGINE) BASE=$(BASE) SBOM=$(SBOM) PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "             and for serve every setting (PORT=8001)"
 
 setup: $(VENV)/.dev  ## Install everything into .venv
 
@@ -58,7 +59,7 @@ freeze: $(VENV)/.training  ## Freeze fitted nets again
 	$(BIN)/python -m training freeze --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(RUNS) \
 		$(if $(DATA),--data $(DATA))
 
-export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over its recipe's last; NO_PROMOTE=1: not to answer yet)
+export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over its recipe's last, NO_PROMOTE=1: not to answer yet)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed $(FIRST_SEED) \
 		--runs $(RUNS) --models $(MODELS) $(if $(DATA),--data $(DATA)) $(if $(REPLACE),--replace) \
 		$(if $(NO_PROMOTE),--no-promote)

@@ -93,6 +93,13 @@ class Manifest:
         """The versions of a variant, the oldest first; none of one that is not there."""
         return sorted(entry.version for entry in self.models if entry.variant == variant)
 
+    def find(self, variant: str, version: int | None = None) -> Entry | None:
+        """That version of a variant, None for the one that answers; None where there is none."""
+        if version is None and self.versions(variant):
+            version = self.answering(variant)
+        key = (variant, version)
+        return next((each for each in self.models if (each.variant, each.version) == key), None)
+
     def answering(self, variant: str) -> int:
         """The version of ``variant`` that answers where none is asked for.
 

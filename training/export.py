@@ -103,18 +103,17 @@ def export(
         write_model(graph, card, path)
         model, data = _load(path, card), path.read_bytes()
     with held(models, say):
-        settle(models, say)
+        settle(models)
         _refuse(models, card, default)  # another export may have been here since
         manifest = read_manifest(models)
         own = [entry for entry in listed(models) if entry.variant == card.variant]
         newest = max((entry.version for entry in own), default=0)
-        answers = manifest.answering(card.variant) if manifest and own else None
-        before = next((entry for entry in own if entry.version == answers), None)
+        before = manifest.find(card.variant) if manifest else None
         same = find_same(models, own, card, model, pictures)
         if same and is_as_listed(models, same):
             say(
                 f"{card.variant}: version {same.version} is this very net, nothing to publish"
-                f"{_behind(same, before)}"
+                f"{_behind(models, same, before)}"
             )
             changed = with_entry(manifest, same, default)
             write_manifest(models, manifest, changed)
@@ -145,14 +144,13 @@ def export(
         f"{card.variant}: version {version}, {len(data):,} bytes, parity "
         f"{card.parity.max_abs_error:.1e} on {card.parity.images:,} pictures (Keras' own rounding "
         f"{card.parity.float32_error:.1e}; {card.parity.provider})"
-        f"{_behind(entry, before) if not promoted else ''}"
+        f"{_behind(models, entry, before) if not promoted else ''}"
     )
     if before and promoted:
         say(
             f"{card.variant}: version {version} answers now where none is asked for "
             f"({entry.top1:.2%} of the test pictures), instead of version {before.version} "
-            f'({before.top1:.2%}); "python -m training promote {card.variant} {before.version}" '
-            "takes that back"
+            f"({before.top1:.2%}); {_promotion(models, before)} takes that back"
         )
     _say_default(models, manifest, new, say)
     return entry
@@ -165,14 +163,19 @@ def _say_default(
         say(f"{models}: {new.default} answers where no variant is asked for, not {old.default}")
 
 
-def _behind(entry: Entry, answers: Entry | None) -> str:
+def _behind(models: Path, entry: Entry, answers: Entry | None) -> str:
     """What there is to say of a version that does not answer where none is asked for."""
     if answers is None or answers.version == entry.version:
         return ""
     return (
         f"; version {answers.version} answers where none is asked for, until "
-        f'"python -m training promote {entry.variant} {entry.version}"'
+        f"{_promotion(models, entry)}"
     )
+
+
+def _promotion(models: Path, entry: Entry) -> str:
+    """The command that has ``entry`` answer, of this repository and no other."""
+    return f'"python -m training promote {entry.variant} {entry.version} --models {models}"'
 
 
 def _refuse(models: Path, card: ModelCard, default: str | None) -> None:

@@ -41,31 +41,25 @@ def promote(
             f"{models}: holds no {MANIFEST}; give the folder of exported models (--models)"
         )
     with held(models, say):
-        settle(models, say)
+        settle(models)
         old = read_manifest(models)
         assert old is not None  # noqa: S101 - it was there, and no export removes it
-        entry = next((e for e in old.models if (e.variant, e.version) == (variant, version)), None)
-        if entry is None:
+        entry, before = old.find(variant, version), old.find(variant)
+        if entry is None or before is None:
             listed = ", ".join(f"{each.variant} {each.version}" for each in old.models)
             raise ExportError(f"{models}: there is no {variant} {version}; there are {listed}")
         load_entry(models, entry, str(models / entry.file))
-        before = old.answering(variant)
         new = with_current(old, variant, version)
         write_manifest(models, old, replace(new, default=variant if default else old.default))
         settle(models, say)
-    others = {each.version: each for each in old.models if each.variant == variant}
-    instead = (
-        "as it did"
-        if before == version
-        else f"instead of version {before} ({others[before].top1:.2%})"
-    )
+    instead = f"instead of version {before.version} ({before.top1:.2%})"
     say(
         f"{variant}: version {version} ({entry.top1:.2%} of the test pictures) answers where none "
-        f"is asked for, {instead}"
+        f"is asked for, {'as it did' if before is entry else instead}"
     )
     if default and old.default != variant:
         say(f"{models}: {variant} answers where no variant is asked for, not {old.default}")
-    for each in old.models:
+    for each in (other for other in old.models if other is not entry):
         try:
             load_entry(models, each, str(models / each.file))
         except ModelError as error:

@@ -3,7 +3,8 @@
 A service may start, and this process may be killed, at any moment. So what the manifest lists is
 always there, and always as it is listed:
 
-- A new version: labels and configuration, then the file, then the manifest that lists it.
+- A new version: labels, of a variant's first the configuration too, then the file, then the
+  manifest that lists it.
 - Another version that is to answer: the manifest, then the configuration.
 - A listed version that is replaced: the new file under a name beside the old one, a manifest that
   lists it there, the file over the old one, a manifest that lists it here; then the name beside
@@ -167,10 +168,11 @@ def publish(
     settle(models, say)
 
 
-def settle(models: Path, say: Callable[[str], None] = print) -> None:
+def settle(models: Path, say: Callable[[str], None] | None = None) -> None:
     """Bring every listed file that lies beside its place into it. With the folder held.
 
-    And have Triton answer by the versions that the service answers by, or say how it would.
+    And have Triton answer by the versions that the service answers by; ``say`` is told where it
+    does not, and how it would.
     """
     manifest = read_manifest(models)
     if manifest is None:
@@ -187,7 +189,7 @@ def settle(models: Path, say: Callable[[str], None] = print) -> None:
         left.unlink()
     for variant in sorted({entry.variant for entry in entries}):
         config, versions = models / variant / CONFIG, loaded(manifest, variant)
-        if not _settle_config(config, versions) and versions is not None:
+        if not _settle_config(config, versions) and versions is not None and say:
             say(
                 f"{config}: its version_policy is not one that was written here, and is left; for "
                 f"Triton to answer as the service does, set it to: {policy(versions)}"

@@ -79,7 +79,7 @@ def test_another_version_is_answered_505_in_one_that_is_spoken(sent: bytes, vers
         ),
         *(
             (
-                f"{words}",
+                words,
                 400,
                 "the request does not begin with a method that is known here (GET, HEAD, POST, "
                 "OPTIONS are); it must be plain HTTP/1.1, without TLS",

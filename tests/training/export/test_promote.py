@@ -19,6 +19,7 @@ from training.dataset import Dataset
 from training.export import export
 from training.promote import promote
 from training.repository import held, settle
+from training.trial import read_record, write_record
 from training.triton import triton_config
 
 PICTURE = Path("service/static/examples/pear.webp").read_bytes()
@@ -88,10 +89,10 @@ def test_what_is_not_promoted_is_there_to_be_asked_and_answers_once_it_is(
     entry = export(nudged, dataset, own, promote=False, say=said.append)
     assert entry.version == 2
     told = 'version 1 answers where none is asked for, until "python -m training promote '
-    assert said[-1].endswith(f'; {told}relu_with_bn 2"')
+    assert said[-1].endswith(f'; {told}relu_with_bn 2 --models {own}"')
     assert (answers(own), policy(own)) == (("relu_with_bn", 1), FIRST)
     assert answers(own, "?version=2") == ("relu_with_bn", 2)
-    # Nets that are there already, and new ones in an old one's place, change nothing of that.
+    # Nets that are there already change nothing of that.
     export(relu_with_bn.folder, dataset, own)
     export(nudged, dataset, own)
     assert answers(own) == ("relu_with_bn", 1)
@@ -101,8 +102,6 @@ def test_what_is_not_promoted_is_there_to_be_asked_and_answers_once_it_is(
 
 def test_the_next_export_answers_again(own: Path, nudged: Path, dataset: Dataset) -> None:
     """Version 2 was withdrawn; version 3, which is to take its place, does."""
-    from training.trial import read_record, write_record
-
     export(nudged, dataset, own)
     promote(own, "relu_with_bn", 1)
     record = read_record(nudged)
@@ -114,7 +113,7 @@ def test_the_next_export_answers_again(own: Path, nudged: Path, dataset: Dataset
     assert (answers(own), policy(own)) == (("relu_with_bn", 3), EVERY)
     assert "version 3 answers now where none is asked for" in said[-1]
     assert "instead of version 1" in said[-1]
-    assert said[-1].endswith('"python -m training promote relu_with_bn 1" takes that back')
+    assert said[-1].endswith(f'relu_with_bn 1 --models {own}" takes that back')
 
 
 def test_a_first_version_answers_whatever_is_asked(

@@ -42,7 +42,7 @@ def test_another_net_becomes_the_next_version(own: Path, nudged: Path, dataset: 
     assert said[-1] == (
         f"relu_with_bn: version 2 answers now where none is asked for ({entry.top1:.2%} of the "
         f"test pictures), instead of version 1 ({first:.2%}); "
-        '"python -m training promote relu_with_bn 1" takes that back'
+        f'"python -m training promote relu_with_bn 1 --models {own}" takes that back'
     )
     assert set(listed(own)) == {("relu_with_bn", 1), ("relu_with_bn", 2)}
     assert contents(own)["relu_with_bn/1/model.onnx"] == before["relu_with_bn/1/model.onnx"]
@@ -85,7 +85,7 @@ def test_a_net_takes_the_place_of_none_of_another_recipe(
     assert entry.version == 1
     assert said[-1].endswith(
         '; version 2 answers where none is asked for, until "python -m training promote '
-        'relu_with_bn 1"'
+        f'relu_with_bn 1 --models {own}"'
     )
     assert contents(own)["relu_with_bn/1/model.onnx"] != before["relu_with_bn/1/model.onnx"]
     assert contents(own)["relu_with_bn/2/model.onnx"] == second
@@ -121,7 +121,7 @@ def test_a_net_that_an_older_version_holds_is_not_published_again(
         assert entry.version == 1
     assert said == 2 * [
         "relu_with_bn: version 1 is this very net, nothing to publish; version 2 answers where "
-        'none is asked for, until "python -m training promote relu_with_bn 1"'
+        f'none is asked for, until "python -m training promote relu_with_bn 1 --models {own}"'
     ]
     assert contents(own) == before
 
