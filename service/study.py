@@ -48,7 +48,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant, over ``n`` trials; a score is its mean, None where there is none."""
+    """One variant, over ``n`` trials; a score is its mean, None where there is none.
+
+    ``spread`` is the standard deviation of the top-1 that ships over the trials; None for one.
+    """
 
     variant: str
     n: int
@@ -56,6 +59,7 @@ class Row:
     seconds: float
     before: Mapping[str, float | None]
     after: Mapping[str, float | None] | None
+    spread: float | None
     gain: float | None
     article: Mapping[str, float] | None
 
@@ -116,6 +120,7 @@ def _row(row: Any, article: Mapping[str, float] | None) -> Row:
         seconds=float(row["seconds"]),
         before=_means(row["before"]),
         after=_means(after) if after else None,
+        spread=_finite((after or row["before"])["top1"]["spread"]) if row["n"] > 1 else None,
         gain=_finite(row["gain"]),
         article=article,
     )

@@ -167,24 +167,28 @@ def check_same(there: Path, record: dict[str, Any], asked: dict[str, Any]) -> No
     if asked["recipe"]["schedule"] != "constant":
         free.discard("recipe.steps")
 
-    def flat(configuration: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        pairs: dict[str, Any] = {}
-        for key, value in configuration.items():
-            name = f"{prefix}{key}"
-            pairs |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-        return pairs
-
-    old, new = flat(stored), flat(asked)
     differing = [
-        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in free
+        f"{name} is {old!r} there and {new!r} here"
+        for name, old, new in differences(stored, asked)
+        if name not in free
     ]
     if differing:
         raise TrialError(
             f"{there}: holds another trial ({'; '.join(differing)}); "
             "give another --runs folder, or remove this one to start over"
         )
+
+
+def differences(
+    one: dict[str, Any], two: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Where two configurations differ: the dotted name and both values, by name; None: has none."""
+    for key in sorted(one.keys() | two.keys()):
+        old, new = one.get(key), two.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}", old, new
 
 
 def override(name: str, variant: str | None = None, **changes: Any) -> Recipe:

@@ -269,6 +269,23 @@ def test_a_comparison_may_say_more_and_may_be_unfrozen(tmp_path: Path) -> None:
     assert (study.article, study.article_steps) == ({}, None)
 
 
+def test_seeds_are_shown_as_their_mean_and_spread(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(settings.models_dir, folder)
+    content = json.loads((SHIPPED / "comparison.json").read_text())
+    alone, several = content["summary"][:2]
+    alone["n"] = 1
+    several |= {"n": 3, "after": several["after"] | {"top1": {"mean": 0.5012, "spread": 0.0043}}}
+    (folder / "comparison.json").write_text(json.dumps(content))
+    page = create_app(replace(settings, models_dir=folder)).test_client().get("/").text
+    rows = re.findall(r'<tr class="(\w+)"><th scope="row">(.*?)</tr>', page)
+    found = {name: re.sub(r"<.*?>", "", text) for name, text in rows[: len(content["summary"])]}
+    assert "mean of 3" in found[several["variant"]]
+    assert "50.1\N{NARROW NO-BREAK SPACE}% ± 0.4" in found[several["variant"]]
+    assert "mean of" not in found[alone["variant"]]
+    assert "±" not in found[alone["variant"]]
+
+
 def test_no_address_is_looked_up_for_the_page(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

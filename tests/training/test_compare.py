@@ -75,10 +75,12 @@ def test_another_recipe_is_added_and_the_same_one_replaced(runs: Path, tmp_path:
     assert both["recipe"] == "two"
     assert json.loads((to / "comparison.json").read_text()) == both
     shutil.rmtree(runs / "one/relu_with_bn/seed-1")
+    change(runs / "one/relu_with_bn/seed-0", faster)
     again = compare(runs, "one", to, quiet)
     sections = {each["recipe"]: each for each in (again, *again["also"])}
     assert set(sections) == {"one", "two"}
-    assert len(sections["one"]["trials"]) == 1
+    (trial,) = sections["one"]["trials"]
+    assert trial["configuration"]["recipe"]["learning_rate"] == 0.5
     assert sections["two"]["trials"] == both["trials"]
     text = (to / "comparison.md").read_text()
     assert text.count("| variant | n |") == 2
@@ -95,12 +97,77 @@ def test_variants_without_a_trial_here_stay_as_they_were_published(
     shutil.rmtree(runs / "one/relu_without_bn")
     said: list[str] = []
     assert compare(runs, "one", to, said.append) == first
-    assert said[0] == "relu_without_bn: has no trial here, stays as it was published"
+    assert said[0] == "relu_without_bn, seed 0: has no trial here, stays as it was published"
     for seed in (0, 1):
         change(runs / f"one/relu_with_bn/seed-{seed}", held_out)
     (row,) = compare(runs, "one", to, said.append)["summary"]
     assert row["variant"] == "relu_with_bn"
-    assert "relu_without_bn: has no trial here, and validated on other pictures; left out" in said
+    left_out = "has no trial here, and validated on other pictures; left out"
+    assert f"relu_without_bn, seed 0: {left_out}" in said
+
+
+def test_seeds_that_were_published_before_add_up(runs: Path, tmp_path: Path) -> None:
+    """As if each had been fitted on a machine of its own, the second one first."""
+    to, folder = tmp_path / "to", runs / "one/relu_with_bn"
+    both = compare(runs, "one", tmp_path / "together", quiet)
+    shutil.move(folder / "seed-0", tmp_path / "elsewhere")
+    alone = compare(runs, "one", to, quiet)
+    assert [trial["seed"] for trial in alone["trials"]] == [1]
+    shutil.move(folder / "seed-1", tmp_path / "gone")
+    shutil.move(tmp_path / "elsewhere", folder / "seed-0")
+    said: list[str] = []
+    assert compare(runs, "one", to, said.append) == both
+    assert said[0] == "relu_with_bn, seed 1: has no trial here, stays as it was published"
+    assert contents(to) == contents(tmp_path / "together")
+
+
+def lost(trial: dict[str, Any]) -> None:
+    del trial["configuration"]
+
+
+def of_a_newer_version(trial: dict[str, Any]) -> None:
+    trial["configuration"]["recipe"]["sharpness"] = 0.05
+
+
+def slower(trial: dict[str, Any]) -> None:
+    trial["configuration"]["recipe"]["learning_rate"] = 5e-4
+
+
+def of_fewer(trial: dict[str, Any]) -> None:
+    trial["freeze"]["images"] = 80
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (slower, "recipe.learning_rate is 0.0005 there and 0.001 here"),
+        (of_fewer, "freeze.images is 80 there and"),
+        (lost, "does not say how it was fitted"),
+        (of_a_newer_version, "does not say how it was fitted, or not as this version does"),
+    ],
+)
+def test_a_published_trial_of_another_kind_is_no_further_seed(
+    how: Callable[[dict[str, Any]], None], says: str, runs: Path, tmp_path: Path
+) -> None:
+    content = compare(runs, "one", tmp_path, quiet)
+    how(content["trials"][1])
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    shutil.rmtree(runs / "one/relu_with_bn/seed-1")
+    said: list[str] = []
+    (trial,) = compare(runs, "one", tmp_path, said.append)["trials"]
+    assert trial["seed"] == 0
+    assert said[0].startswith(f"relu_with_bn, seed 1: has no trial here, and {says}")
+    assert said[0].endswith("; left out")
+
+
+def test_a_knob_that_a_published_trial_does_not_know_has_its_default(
+    runs: Path, tmp_path: Path
+) -> None:
+    content = compare(runs, "one", tmp_path, quiet)
+    assert content["trials"][1]["configuration"]["recipe"].pop("label_smoothing") == 0.0
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    shutil.rmtree(runs / "one/relu_with_bn/seed-1")
+    assert compare(runs, "one", tmp_path, quiet)["summary"] == content["summary"]
 
 
 def change(folder: Path, how: Callable[[dict[str, Any]], None]) -> None:
@@ -245,6 +312,8 @@ def test_a_net_that_diverged_leaves_no_nan(runs: Path, tmp_path: Path) -> None:
         text = (folder / "history.csv").read_text()
         (folder / "history.csv").write_text(text.replace(history(folder)[0]["val_loss"], "nan"))
     content = compare(runs, "one", tmp_path / "to", quiet)
+    shutil.rmtree(runs / "one/relu_with_bn/seed-1")
+    assert compare(runs, "one", tmp_path / "to", quiet) == content  # read back, one of them
     text = (tmp_path / "to/comparison.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == content
     table = (tmp_path / "to/comparison.md").read_text()
