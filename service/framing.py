@@ -65,7 +65,7 @@ def check_target(target: bytes) -> None:
     """Raise ``FramingError`` where a request's target is too long."""
     if len(target) > MOST_TARGET_BYTES:
         raise FramingError(
-            f"the request's target is longer than the {MOST_TARGET_BYTES} bytes allowed",
+            f"the request's target is longer than the {MOST_TARGET_BYTES:,} bytes allowed",
             HTTPStatus.REQUEST_URI_TOO_LONG,
         )
 

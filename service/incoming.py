@@ -140,7 +140,7 @@ class Incoming(asyncio.Protocol, ABC):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"the request's head is larger than the {MAX_HEAD_BYTES} bytes allowed",
+                    f"the request's head is larger than the {MAX_HEAD_BYTES:,} bytes allowed",
                 )
 
     def _go_on(self, rest: memoryview) -> None:

@@ -272,7 +272,7 @@ def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
     if len(content) > limit:
         raise Problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the body is larger than the {limit} bytes allowed, once it is inflated",
+            f"the body is larger than the {limit:,} bytes allowed, once it is inflated",
         )
     if not inflater.eof or inflater.unused_data:
         raise Problem(

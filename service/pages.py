@@ -21,7 +21,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import numpy as np
-from flask import Blueprint, Flask, redirect, render_template, url_for
+from flask import Blueprint, Flask, current_app, redirect, render_template, url_for
 from numpy.typing import NDArray
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -37,7 +37,7 @@ from service.model import Model
 from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem
 from service.samples import examples, find
-from service.state import NO_MODELS, model_of, models_of, repository, settings
+from service.state import NO_MODELS, model_of, models_of, repository, settings, state_of
 from service.study import StudyError, read_studies
 from service.uploads import BAD_UPLOAD, FIELD, UPLOAD, read_upload
 
@@ -182,10 +182,17 @@ def download(variant: str, version: int) -> Response:
 @blueprint.errorhandler(Problem)
 def _tell(problem: Problem) -> Response:
     """A problem in words; without a key, the field for one."""
-    response = _html(page_of(_written("problem.html", problem=problem)))
+    response = _html(page_of(_written("problem.html", problem=problem, version=_version_asked())))
     response.status_code = problem.status
     response.headers.update(problem.headers)
     return response
+
+
+def _version_asked() -> int | None:
+    """The version that the address names; None where it names none that there is."""
+    models = state_of(current_app).repository
+    known = [choice.version for choice in choices(models)] if models else []
+    return next((each for each in known if str(each) == current().args.get("version")), None)
 
 
 @lru_cache

@@ -104,8 +104,8 @@ def open_picture(data: bytes, *, max_pixels: int) -> Picture:
     picture = Picture(kind, image, data, orientation(exif, xmp))
     if picture.pixels > max_pixels:
         raise PictureTooLargeError(
-            f"the picture has {image.width} x {image.height} pixels, "
-            f"more than the {max_pixels} that are decoded here; scale it down"
+            f"the picture has {image.width:,} x {image.height:,} pixels, "
+            f"more than the {max_pixels:,} that are decoded here; scale it down"
         )
     return picture
 

@@ -34,7 +34,12 @@ class Example:
 
 
 def examples(datasets: frozenset[str]) -> tuple[Example, ...]:
-    """Every example; first those of the kind that nets trained on ``datasets`` know."""
+    """The examples for nets trained on ``datasets``, first those of the kind that they know.
+
+    Drawn pictures are of classes that only nets trained on such have.
+    """
+    if SYNTHETIC not in datasets:
+        return tuple(each for each in _all() if each.kind != SYNTHETIC)
     drawn_first = datasets == {SYNTHETIC}
     return tuple(sorted(_all(), key=lambda each: (each.kind == SYNTHETIC) != drawn_first))
 

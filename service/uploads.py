@@ -208,8 +208,8 @@ class _Work:
         if self._pixels > self._settings.max_request_pixels:
             raise Problem(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the request's pictures have {self._pixels} pixels together, more than the "
-                f"{self._settings.max_request_pixels} allowed; send fewer of them at a time, or "
+                f"the request's pictures have {self._pixels:,} pixels together, more than the "
+                f"{self._settings.max_request_pixels:,} allowed; send fewer of them at a time, or "
                 "scale them down",
             )
         self.seconds += time.perf_counter() - started
@@ -240,7 +240,7 @@ def read_body(request: Request, limit: int) -> bytes:
     if too_large:
         raise Problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the body is larger than the {limit} bytes allowed",
+            f"the body is larger than the {limit:,} bytes allowed",
         )
     if len(body) < (request.content_length or 0):
         raise Problem(

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Collection
+from http import HTTPStatus
 
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "sigmoid"}
 RECIPES = {"article": "article's recipe"}
 SHOWN_BY = {
     "article": "a constant rate: batch norm decides",
     "modern": "today's recipe: learns without batch norm too",
+}
+TROUBLES = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Too large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Not a picture",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "A picture that cannot be read",
 }
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 MINUS = "\u2212"
@@ -101,6 +107,11 @@ def shown_by(recipes: Collection[str]) -> str | None:
     return SHOWN_BY.get(*recipes) if len(recipes) == 1 else None
 
 
+def trouble(status: HTTPStatus) -> str:
+    """What is wrong, for whoever chose a picture and may not know HTTP."""
+    return TROUBLES.get(status, status.phrase)
+
+
 def shell(word: str) -> str:
     """A word, quoted where a shell needs it."""
     return shlex.quote(word)
@@ -121,5 +132,6 @@ FILTERS = (
     activation,
     normalization,
     recipe,
+    trouble,
     shell,
 )

@@ -8,11 +8,12 @@ let asked = 0; // which question is the latest: an answer to an older one comes 
 let version = ""; // of the nets that are asked; none is each variant's current
 let picture = {}; // what is answered: a file of the user's, or else the example that a link names
 
+const FORM_BYTES = 1024; // more than what a form puts around a file
 const UNREACHABLE = ["No answer", "The service cannot be reached. Is it running?"];
 const unreadable = ({ status }) => [`Error ${status}`, "The answer cannot be read."];
 const authorized = () => (key ? { "X-API-Key": key } : {});
 
-async function ask(address, options, { file, link }) {
+async function ask(address, options, question) {
   const turn = ++asked;
   find("#answers").setAttribute("aria-busy", "true");
   let found;
@@ -22,7 +23,7 @@ async function ask(address, options, { file, link }) {
   } catch {
     found = problem(...UNREACHABLE);
   }
-  if (turn === asked) settle(found, { file, link });
+  if (turn === asked) settle(found, question);
 }
 
 // The latest question has its answers, or a problem in their place.
@@ -100,7 +101,7 @@ function tell(found) {
   document.body.append(found);
 }
 
-function show(found, { file, link }) {
+function show(found, { file, link, of = 1 }) {
   picture = { file, link };
   find("#problem")?.remove();
   find(".examples [aria-current]")?.removeAttribute("aria-current");
@@ -110,6 +111,7 @@ function show(found, { file, link }) {
   if (variant) document.getElementById(`use-${variant}`)?.click();
   localize();
   if (file) draw(file);
+  if (of > 1) tell(problem("One at a time", `${of} pictures came; the first is answered.`));
   find("#status").textContent = found.dataset.summary;
 }
 
@@ -131,19 +133,22 @@ async function draw(file) {
   }
 }
 
-function upload(file) {
+// One of so many that came together.
+function upload(file, of = 1) {
   if (!file) return;
   const form = find("#form");
   const most = Number(form.dataset.maxBytes);
-  if (file.size > most) {
+  if (file.size > most - FORM_BYTES) {
     // A server may close the connection on what it will not read, and its words would be lost.
     asked += 1;
-    settle(problem("Too large", `${file.name} has ${file.size} bytes, more than the ${most} allowed`));
+    const megabytes = (bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
+    const detail = `${file.name} has ${megabytes(file.size)}; at most ${megabytes(most)} are accepted.`;
+    settle(problem("Too large", detail));
     return;
   }
   const body = new FormData();
   body.append(find("#file").name, file, file.name || "picture");
-  ask(form.action, { method: "POST", body }, { file });
+  ask(form.action, { method: "POST", body }, { file, of });
 }
 
 // Addresses as this browser knows the service, which may stand behind a proxy.
@@ -245,10 +250,10 @@ async function copy(button) {
 }
 
 document.addEventListener("paste", (event) => {
-  const [file] = pictures(event.clipboardData);
+  const [file, ...more] = pictures(event.clipboardData);
   if (!file || !find("#form")) return;
   event.preventDefault();
-  upload(file);
+  upload(file, 1 + more.length);
 });
 
 document.addEventListener("keydown", (event) => {
@@ -264,7 +269,8 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     inside += { dragenter: 1, dragleave: -1 }[kind] ?? 0;
     if (kind === "drop") {
       inside = 0;
-      upload(pictures(event.dataTransfer)[0]);
+      const [file, ...more] = pictures(event.dataTransfer);
+      upload(file, 1 + more.length);
     }
     dropping(inside > 0);
   });

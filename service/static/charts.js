@@ -33,7 +33,17 @@ function read(chart, step) {
     bold.textContent = mark.dataset.text;
     text.push(" · ", `${name}${what} `, bold);
   }
-  chart.querySelector(".reading").replaceChildren(...text);
+  const reading = chart.querySelector(".reading");
+  reading.dataset.hint ??= reading.textContent;
+  reading.replaceChildren(...text);
+}
+
+// What was read is no longer shown.
+function forget(chart) {
+  const reading = chart.querySelector(".reading");
+  reading.textContent = reading.dataset.hint;
+  chart.classList.remove("reading-on");
+  delete chart.dataset.at;
 }
 
 function nearest(chart, x) {
@@ -74,6 +84,6 @@ document.addEventListener("change", (event) => {
   for (const chart of document.querySelectorAll(".chart.reading-on")) {
     const step = Number(chart.dataset.at);
     if (steps(chart).includes(step)) read(chart, step);
-    else chart.classList.remove("reading-on");
+    else forget(chart);
   }
 });

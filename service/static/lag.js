@@ -57,7 +57,9 @@ function turn() {
   const say = (id, text) => (root.querySelector(`output[for=${id}]`).textContent = text);
   say("momentum", momentum.toFixed(3));
   say("batch", batch);
-  say("drift", drift ? `${(drift * 10).toFixed(1)} of 10` : "not at all");
+  const speed = drift ? (drift * 10).toFixed(1) : "none";
+  say("drift", speed);
+  root.querySelector("#drift").setAttribute("aria-valuetext", drift ? `${speed} of 10` : speed);
   const off = (v) => `${Math.abs(v - run.end).toFixed(2)} σ`;
   root.querySelector("#lag-says").textContent =
     `At the end the moving average is ${off(run.averages[STEPS - 1])} off; ` +

@@ -51,12 +51,16 @@ def expect_answers(page: Page, caption: str) -> None:
     expect(page.locator("#answers")).not_to_have_attribute("aria-busy", "true")
 
 
-def drop(page: Page, name: str, kind: str, data: bytes, *, paste: bool = False) -> None:
+def drop(
+    page: Page, name: str, kind: str, data: bytes, *, paste: bool = False, copies: int = 1
+) -> None:
     """Drop a file on the page, or paste it, by the events that a browser sends."""
     page.evaluate(
-        """([name, kind, data, paste]) => {
+        """([name, kind, data, paste, copies]) => {
           const transfer = new DataTransfer();
-          transfer.items.add(new File([new Uint8Array(data)], name, { type: kind }));
+          for (let copy = 0; copy < copies; copy += 1) {
+            transfer.items.add(new File([new Uint8Array(data)], name, { type: kind }));
+          }
           if (paste) {
             const event = new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true });
             document.body.dispatchEvent(event);
@@ -69,5 +73,5 @@ def drop(page: Page, name: str, kind: str, data: bytes, *, paste: bool = False) 
             );
           }
         }""",
-        [name, kind, list(data), paste],
+        [name, kind, list(data), paste, copies],
     )

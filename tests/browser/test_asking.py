@@ -49,6 +49,21 @@ def test_a_dropped_or_pasted_file_is_answered_too(page: Page, url: str, paste: b
     expect_answers(page, "given.png")
     assert shown(page) == told(url, encode(PHOTO))
     assert page.locator("body.dropping").count() == 0
+    assert page.get_by_role("alert").count() == 0
+
+
+@pytest.mark.parametrize("paste", [False, True], ids=["dropped", "pasted"])
+def test_of_several_the_first_is_answered_and_the_page_says_so(page: Page, paste: bool) -> None:
+    drop(page, "given.png", "image/png", encode(PHOTO), paste=paste, copies=3)
+    expect_answers(page, "given.png")
+    expect(page.get_by_role("alert")).to_contain_text("3 pictures came; the first is answered.")
+
+
+def test_every_example_is_of_a_class_that_the_nets_have(page: Page, url: str) -> None:
+    card = requests.get(f"{url}/models/relu_with_bn", timeout=10).json()["card"]
+    titles = page.locator(".examples a").evaluate_all("all => all.map((each) => each.title)")
+    assert len(titles) == 10
+    assert {title.replace(" ", "_") for title in titles} <= set(card["classes"])
 
 
 def test_text_may_still_be_pasted_and_dragged(page: Page) -> None:
@@ -99,7 +114,7 @@ def test_a_text_file_is_refused_in_words(page: Page, watched: dict[Page, Watched
     before = shown(page)
     choose(page, "letter.txt", b"this is not a picture", "text/plain")
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("Unsupported Media Type")
+    expect(alert).to_contain_text("Not a picture")
     expect(alert).to_contain_text("'letter.txt': the content is none of PNG, JPEG, WebP, GIF, BMP")
     assert shown(page) == before
     assert sum(page.evaluate("window.shifts")) == 0
@@ -149,7 +164,10 @@ def test_a_hostile_file_is_refused_in_the_problems_words_and_the_service_goes_on
 
 def test_what_is_too_large_is_not_even_sent(page: Page, watched: dict[Page, Watched]) -> None:
     choose(page, "huge.png", bytes(11 << 20))
-    expect(page.get_by_role("alert")).to_contain_text("huge.png has 11534336 bytes, more than")
+    expect(page.get_by_role("alert")).to_contain_text("huge.png has 11.53 MB; at most 10.49 MB")
+    # So is what is too large with the form around it.
+    choose(page, "full.png", bytes(10 * (1 << 20) - 200))
+    expect(page.get_by_role("alert")).to_contain_text("full.png has 10.49 MB; at most 10.49 MB")
     assert not [each for each in watched[page].requests if each.endswith("/answers")]
 
 
@@ -161,7 +179,7 @@ def test_what_is_too_large_ends_the_wait_for_an_earlier_question(page: Page) -> 
     page.locator(".examples a[title=road]").click(no_wait_after=True)
     expect(answers).to_have_attribute("aria-busy", "true")
     choose(page, "huge.png", bytes(11 << 20))
-    expect(page.get_by_role("alert")).to_contain_text("huge.png has 11534336 bytes, more than")
+    expect(page.get_by_role("alert")).to_contain_text("huge.png has 11.53 MB; at most 10.49 MB")
     expect(answers).not_to_have_attribute("aria-busy", "true")
     # The answer to the earlier question comes too late to take the problem's place.
     held[0].continue_()

@@ -212,10 +212,17 @@ def test_without_scripts_a_form_and_links_do_the_same(
 ) -> None:
     page = open_page(url, java_script_enabled=False)
     assert page.locator(".net[data-variant]").count() == 4
+    # What only a script brings to life is not there; the field says which file is chosen.
+    for part in (".toggles", ".reading", ".knobs", "#lag-chart", "#copy"):
+        expect(page.locator(part).first).to_be_hidden()
+    expect(page.locator(".drop")).not_to_contain_text("paste", use_inner_text=True)
+    assert page.locator("#file").evaluate("each => getComputedStyle(each).opacity") == "1"
     (tmp_path / "mine.jpg").write_bytes(PICTURE)
     page.set_input_files("#file", tmp_path / "mine.jpg")
     page.get_by_role("button", name="Classify").click()
     expect(page.locator("#answers figcaption").first).to_have_text("mine.jpg")
+    expect(page.locator("#picture")).to_be_hidden()
+    expect(page.locator(".pixels")).to_be_visible()
     expected = told(url, PICTURE)
     assert set(expected) == FOUR
     for variant, guesses in expected.items():
@@ -225,13 +232,38 @@ def test_without_scripts_a_form_and_links_do_the_same(
     page.get_by_role("link", name="Another picture").click()
     page.locator(".examples a[title=cloud]").click()
     expect(page.locator("#answers figcaption").first).to_have_text("cloud")
-    page.goto(url)
+    page.goto(f"{url}/?version=1")
     watched[page].expected.append(REFUSED)
     (tmp_path / "letter.txt").write_text("this is not a picture")
     page.set_input_files("#file", tmp_path / "letter.txt")
     page.get_by_role("button", name="Classify").click()
-    expect(page.locator("h1")).to_have_text("Unsupported Media Type")
+    expect(page.locator("h1")).to_have_text("Not a picture")
     expect(page.locator("#problem")).to_contain_text("'letter.txt': the content is none of")
+    page.get_by_role("link", name="Another picture").click()
+    assert page.url == f"{url}/?version=1"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_forced_colours_what_is_chosen_is_seen(url: str, open_page: Opener, scheme: str) -> None:
+    page = open_page(url, forced_colors="active", color_scheme=scheme)
+
+    def colours(selector: str) -> list[str]:
+        found: list[str] = page.locator(selector).evaluate_all(
+            "all => all.map((each) => getComputedStyle(each).backgroundColor)"
+        )
+        return found
+
+    for chosen, others in (
+        (".versions [aria-current]", ".versions a:not([aria-current])"),
+        (".call input:checked + label", ".call input:not(:checked) + label"),
+    ):
+        (one,) = colours(chosen)
+        assert colours(others)
+        assert one not in colours(others)
+    swatches = page.locator(".lag .lines li").evaluate_all(
+        "all => all.map((each) => getComputedStyle(each, '::before').backgroundColor)"
+    )
+    assert len(set(swatches)) == len(swatches) == 4
 
 
 def test_one_variant_trained_on_drawn_pictures_says_so_and_works(

@@ -27,7 +27,8 @@ def test_the_table_is_the_comparisons(page: Page) -> None:
     for summary in COMPARISON["summary"]:
         name = summary["variant"]
         cells = row(page, name)
-        assert cells[1] == f"{100 * summary['after']['top1']['mean']:.1f} %"
+        spread = f" ± {100 * summary['after']['top1']['spread']:.1f}" if summary["n"] > 1 else ""
+        assert cells[1] == f"{100 * summary['after']['top1']['mean']:.1f} %{spread}"
         assert cells[3] == f"{100 * summary['before']['top1']['mean']:.1f} %"
         time, unit = cells[6].split()
         one = {"s": 1, "min": 60, "h": 3600}[unit]
@@ -79,6 +80,18 @@ def test_hovering_tells_the_values_of_what_is_shown(page: Page) -> None:
     page.get_by_role("checkbox", name="relu with bn").uncheck()
     expect(reading).not_to_contain_text("relu with bn")
     expect(reading).to_contain_text("relu without bn")
+
+
+def test_nothing_is_read_of_nets_that_are_hidden(page: Page) -> None:
+    chart = page.locator(".chart").first
+    hint = chart.locator(".reading").inner_text()
+    chart.focus()
+    page.keyboard.press("End")
+    expect(chart.locator(".reading")).to_contain_text("relu with bn")
+    for box in page.locator(".toggles input").all():
+        box.uncheck()
+    expect(chart.locator(".reading")).to_have_text(hint)
+    assert chart.get_attribute("data-at") is None
 
 
 def test_marks_stand_where_their_values_say(page: Page) -> None:
@@ -196,6 +209,20 @@ def test_a_card_says_everything_and_hands_out_the_file(page: Page, url: str) -> 
     content = Path(download.value.path()).read_bytes()
     assert hashlib.sha256(content).hexdigest() == model["sha256"]
     assert download.value.suggested_filename == f"sigmoid_with_bn-{model['version']}.onnx"
+
+
+def test_the_knobs_are_named_and_say_where_they_stand(page: Page) -> None:
+    for name in ("Momentum", "Batch size", "Speed of the weights"):
+        knob = page.get_by_role("slider", name=name)
+        expect(knob).to_have_count(1)
+        place = knob.evaluate("each => each.offsetTop")
+        for end in ("Home", "End"):
+            knob.press(end)
+            assert knob.evaluate("each => each.offsetTop") == place  # whatever is said beside it
+    speed = page.get_by_role("slider", name="Speed of the weights")
+    expect(speed).to_have_attribute("aria-valuetext", "10.0 of 10")
+    page.locator("label", has_text="Momentum").click(position={"x": 2, "y": 2})
+    expect(page.locator("#momentum")).to_be_focused()
 
 
 def test_the_knobs_show_why_a_moving_average_is_late(page: Page) -> None:

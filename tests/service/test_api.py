@@ -177,7 +177,7 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
             "more parts than the 4 pictures",
             multipart([("image", PNG, f"{i}.png") for i in range(5)]),
         ),
-        (413, "larger than the 1048576 bytes allowed", raw(bytes((1 << 20) + 1))),
+        (413, "larger than the 1,048,576 bytes allowed", raw(bytes((1 << 20) + 1))),
         (413, "bytes allowed", multipart([("image", bytes(1 << 20), "a.png")])),
         (415, "the picture: the file is empty", multipart([("image", b"", "")])),
         (415, "'empty.png': the file is empty", multipart([("image", b"", "empty.png")])),

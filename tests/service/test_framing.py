@@ -90,7 +90,7 @@ def test_another_version_is_answered_505_in_one_that_is_spoken(sent: bytes, vers
             (
                 f"GET /{'a' * length} HTTP/1.1\r\nHost: a",
                 414,
-                "the request's target is longer than the 65535 bytes allowed",
+                "the request's target is longer than the 65,535 bytes allowed",
             )
             for length in (65_535, 70_000)
         ),

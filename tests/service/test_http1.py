@@ -74,7 +74,7 @@ def test_a_head_that_is_too_large_is_answered_with_431(server: Running) -> None:
     answer = server.send(head + line * (2 * MAX_HEAD_BYTES // len(line)), hang_up=False)
     assert answer.startswith(b"HTTP/1.1 431 ")
     problem = json.loads(answer.partition(b"\r\n\r\n")[2])
-    assert f"{MAX_HEAD_BYTES} bytes" in problem["detail"]
+    assert f"{MAX_HEAD_BYTES:,} bytes" in problem["detail"]
     counted = requests.get(f"{server.url}/metrics", timeout=DEADLINE).text
     assert 'batchnorm_requests_total{route="none",status="431",variant=""} 1.0' in counted
 

@@ -303,4 +303,4 @@ def test_a_compressed_body_keeps_to_the_bodys_ceiling(server: Running) -> None:
     headers = {"Content-Encoding": "gzip"}
     response = requests.post(path, data=bomb, headers=headers, timeout=DEADLINE)
     assert response.status_code == 413
-    assert "1048576 bytes allowed, once it is inflated" in response.json()["error"]
+    assert "1,048,576 bytes allowed, once it is inflated" in response.json()["error"]

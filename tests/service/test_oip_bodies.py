@@ -149,7 +149,9 @@ def test_json_that_is_longer_than_pictures_need_is_not_parsed(client: FlaskClien
             read_request(padded + b" ", header_length=header_length, max_images=3)
     wish = b'{"ready": true}'.ljust(WISH_BYTES)
     assert client.post("/v2/repository/index", data=wish).status_code == 200
-    assert_error(client.post("/v2/repository/index", data=wish + b" "), 413, f"{WISH_BYTES} bytes")
+    assert_error(
+        client.post("/v2/repository/index", data=wish + b" "), 413, f"{WISH_BYTES:,} bytes"
+    )
 
 
 ZIPPED = gzip.compress(json.dumps(document()).encode(), mtime=0)
@@ -183,7 +185,7 @@ def test_content_encodings(client: FlaskClient, body: Any, encoding: str, status
 
 
 def test_bodies_and_tensors_have_their_ceilings(client: FlaskClient) -> None:
-    assert_error(post(client, bytes((1 << 20) + 1)), 413, "larger than the 1048576 bytes")
+    assert_error(post(client, bytes((1 << 20) + 1)), 413, "larger than the 1,048,576 bytes")
     many = document({"shape": [5, 32, 32, 3], "data": FLAT * 5})
     assert_error(post(client, many), 413, "5 pictures are more than the 4 that one request may")
     assert_error(post(client, document({"shape": [10**1000, 32, 32, 3]})), 413, "pictures")

@@ -152,7 +152,7 @@ def test_the_first_frame_of_an_animation_counts(kind: str) -> None:
 def test_the_pixel_limit_is_exact_and_named() -> None:
     data = encode(np.zeros((30, 50, 3), np.uint8))
     decode(data, max_pixels=1500)
-    with pytest.raises(PictureTooLargeError, match="50 x 30 pixels, more than the 1499"):
+    with pytest.raises(PictureTooLargeError, match="50 x 30 pixels, more than the 1,499"):
         decode(data, max_pixels=1499)
 
 

@@ -160,7 +160,7 @@ def test_a_body_that_is_too_large_is_answered_with_413(
     response = requests.post(f"{server.url}/predict", data=data, timeout=DEADLINE)
     assert response.status_code == 413
     assert response.headers["Content-Type"] == "application/problem+json"
-    assert f"larger than the {LIMIT} bytes" in response.json()["detail"]
+    assert f"larger than the {LIMIT:,} bytes" in response.json()["detail"]
 
 
 def test_a_chunked_picture_is_answered(server: Running) -> None:

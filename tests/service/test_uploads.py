@@ -33,12 +33,12 @@ def test_pictures_that_just_fit_are_answered_and_one_pixel_more_is_not(
 ) -> None:
     assert send(client, *[PICTURE] * 3, path=path).status_code == 200
     more = send(client, *[PICTURE] * 3, encode(Image.new("L", (1, 1))), path=path)
-    assert_problem(more, 413, "1801 pixels together, more than the 1800 allowed; send fewer")
+    assert_problem(more, 413, "1,801 pixels together, more than the 1,800 allowed; send fewer")
 
 
 def test_a_picture_alone_counts_too(client: FlaskClient) -> None:
     big = encode(Image.new("RGB", (60, 31)))
-    assert_problem(client.post("/predict", data=big), 413, "1860 pixels together")
+    assert_problem(client.post("/predict", data=big), 413, "1,860 pixels together")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
@@ -52,10 +52,10 @@ def test_nothing_is_decoded_of_a_request_that_is_too_large(
 
     with monkeypatch.context() as patched:
         patched.setattr("service.uploads.decode_opened", decode)
-        assert_problem(send(client, *[picture] * 4), 413, "2400 pixels together")
+        assert_problem(send(client, *[picture] * 4), 413, "2,400 pixels together")
     assert send(client, *[picture] * 3).status_code == 200
 
 
 def test_the_header_is_judged_before_the_rest(client: FlaskClient) -> None:
     assert_problem(send(client, CUT), 422)
-    assert_problem(send(client, CUT, PICTURE, PICTURE, PICTURE), 413, "2400 pixels together")
+    assert_problem(send(client, CUT, PICTURE, PICTURE, PICTURE), 413, "2,400 pixels together")
