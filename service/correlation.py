@@ -1,6 +1,6 @@
 """What ties a request to its log lines, its answer and its trace: a request id and a trace id.
 
-A caller's ``X-Request-ID`` is kept if it is sane; else the id of the caller's trace serves, and
+A caller's ``X-Request-ID`` is kept if it is valid; else the id of the caller's trace serves, and
 else one is made. ``traceparent`` is W3C Trace Context, section 3.2 (https://www.w3.org/TR/trace-context/).
 """
 
@@ -17,7 +17,7 @@ REQUEST_ID = "X-Request-ID"
 TRACEPARENT = "traceparent"
 
 _KEY = "batchnorm.correlation"
-_SANE = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
+_VALID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
 _TRACE = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
@@ -40,7 +40,7 @@ def correlation(environ: WSGIEnvironment) -> Correlation:
     trace = _TRACE.fullmatch(traceparent) if traceparent else None
     trace_id = trace["trace"] if trace else None
     wished = environ.get("HTTP_X_REQUEST_ID")
-    if not wished or not _SANE.fullmatch(wished):
+    if not wished or not _VALID.fullmatch(wished):
         wished = trace_id or new_request_id()
     made = environ[_KEY] = Correlation(wished, trace_id, traceparent if trace else None)
     return made

@@ -43,12 +43,12 @@ Classifies pictures by the nets of a batch-normalization study. Every answer say
 answered, in which version and where it ran.
 
 Errors are problem documents (RFC 9457); under `/v2` they are as the Open Inference Protocol has \
-them. Every answer bears `X-Request-ID`: the caller's own, if it is sane, else one that was made. \
+them. Every answer bears `X-Request-ID`: the caller's own, if it is valid, else one that was made. \
 A valid `traceparent` comes back too. Every `GET` is also there as `HEAD`.
 
-Whatever is asked for, another method is answered 405, and what is not a whole request of HTTP/1.1 \
-400, 408 (too slow), 414 or 431 (target or head too large), 501 (a further transfer coding beside \
-chunked) or 505 (another version); with these the connection ends."""
+Every route answers 405 to a method that it does not have. What is no whole request of HTTP/1.1 \
+gets 400, 408 (too slow), 414 or 431 (target or head too large), 501 (a further transfer coding \
+beside chunked) or 505 (another version), and its connection is closed."""
 
 _CHAPTERS = {
     Tag.PICTURES: "Pictures in, classes out.",

@@ -162,7 +162,7 @@ SETTINGS = (
         "20",
         _whole(1, 3600),
         "seconds that a request's head may take to arrive; beyond it 408, and the connection is "
-        "closed, as is one on which for so long nothing has ever come",
+        "closed, as is one that has sent nothing for so long since it was opened",
     ),
     Setting(
         "BODY_SECONDS",
