@@ -25,7 +25,7 @@ from service import (
     problems,
     state,
 )
-from service.capacity import engine_batch, engine_threads
+from service.capacity import decoding_share, engine_batch, engine_threads
 from service.decoding import Decoding
 from service.drain import Drain
 from service.engine import Engine
@@ -119,7 +119,7 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
         threads=engine_threads(gpu=on_gpu),
         observer=counted,
     )
-    decoding = Decoding(settings.queue_images)
+    decoding = Decoding(settings.queue_images, decoding_share(settings), counted.decoding)
     state.init_app(app, State(settings, repository, engine, decoding, journal, drain, fault))
     metrics.init_app(app, counted)
     headers.init_app(app)

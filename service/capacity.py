@@ -28,6 +28,11 @@ def engine_threads(*, gpu: bool) -> int:
     return GPU_THREADS if gpu else 0
 
 
+def decoding_share(settings: Settings) -> int:
+    """Most pictures of one request that wait at a time to be decoded, on CPUs whatever computes."""
+    return engine_batch(settings, gpu=False)
+
+
 def engine_batch(settings: Settings, *, gpu: bool) -> int:
     """Most pictures in one run."""
     return settings.max_batch or (GPU_BATCH if gpu else CPU_BATCH)

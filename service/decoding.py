@@ -1,19 +1,24 @@
 """Pictures that take long: decoded in threads, as many as may wait, as long as they are of use.
 
-    decoding = Decoding(queue_images=64)
-    images = decoding.run(call, count, deadline=time.monotonic() + 10, gone=gone)  # in its turn
+    decoding = Decoding(queue_images=64, share=16)
+    images = decoding.run(each, count, deadline=time.monotonic() + 10, gone=gone)  # in its turn
 
-``call`` is given a function that it calls before each picture: it raises where what follows is of
+``each`` is given a function that it calls before each picture: it raises where what follows is of
 no use any more, because the deadline has passed or the client has hung up. One object serves the
-event loop of one process; whoever has no loop has a thread of his own, in which ``call`` then runs.
+event loop of one process; whoever has no loop has a thread of his own, in which ``each`` then runs.
+
+Of a request at most ``share`` pictures wait for a thread or are in one; the rest of a larger one
+follow as these are decoded, behind whoever came meanwhile, as in the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Generic, TypeVar
 
 from service.engine import DeadlineError, GoneError, OverloadedError
 from service.waiting import may_wait, wait
@@ -24,26 +29,38 @@ Check = Callable[[], None]
 T = TypeVar("T")
 
 
-class Decoding:
-    """The decoding of one process; ``images`` wait for a thread or are in one."""
+def _untold(images: int) -> None:
+    pass
 
-    def __init__(self, queue_images: int) -> None:
+
+class Decoding:
+    """The decoding of one process; ``images`` wait for a thread or are in one.
+
+    ``tell`` is told of every change of that number.
+    """
+
+    def __init__(
+        self, queue_images: int, share: int, tell: Callable[[int], None] = _untold
+    ) -> None:
         self.queue_images = queue_images
+        self.share = share
         self.images = 0
+        self._tell = tell
 
     def run(
         self,
-        call: Callable[[Check], T],
+        each: Callable[[Check], Iterator[T]],
         count: int,
         *,
         deadline: float,
         gone: Callable[[], bool],
-    ) -> T:
-        """What ``call`` returns or raises; it decodes ``count`` pictures.
+    ) -> list[T]:
+        """All that ``each`` yields: ``count`` pictures, perhaps not all from the same thread.
 
         ``deadline`` is a moment of ``time.monotonic()``. Raises ``OverloadedError`` where no room
-        is left (what is larger than all of it may wait alone), ``DeadlineError`` once the deadline
-        has passed, whatever a thread is busy with by then, and ``GoneError``.
+        is left for what may wait of them at first (where nothing waits, anything may),
+        ``DeadlineError`` once the deadline has passed, whatever a thread is busy with by then,
+        ``GoneError``, and what ``each`` raises.
         """
 
         def check() -> None:
@@ -53,43 +70,70 @@ class Decoding:
                 raise DeadlineError
 
         if not may_wait():
-            return call(check)
-        if self.images and self.images + count > self.queue_images:
+            return list(each(check))
+        if self.images and self.images + min(count, self.share) > self.queue_images:
             raise OverloadedError
-        return wait(self._begun(call, check, count, deadline, gone))
+        job = _Job(self, each(check), check, count)
+        job.begin(deadline, gone)
+        return wait(job.answer)
 
-    def _begun(
-        self,
-        call: Callable[[Check], T],
-        check: Check,
-        count: int,
-        deadline: float,
-        gone: Callable[[], bool],
-    ) -> asyncio.Future[T]:
-        """Have a thread run ``call``, and count its pictures until it has, answered or not."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
+    def change(self, by: int) -> None:
+        """So many more pictures wait, or fewer."""
+        self.images += by
+        self._tell(self.images)
 
-        def checked() -> T:
-            check()  # it may have waited for long
-            return call(check)
 
-        def ended(done: asyncio.Future[T]) -> None:
-            self.images -= count
-            late.cancel()
-            error = done.exception()
-            if answer.done():
-                return
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(done.result())
+class _Job(Generic[T]):
+    """The pictures of one request, ``decoded`` so far; ``answer`` is when all are, or an error."""
+
+    def __init__(self, decoding: Decoding, rest: Iterator[T], check: Check, count: int) -> None:
+        self.answer: asyncio.Future[list[T]] = asyncio.get_running_loop().create_future()
+        self.decoded: list[T] = []
+        self._decoding = decoding
+        self._rest = rest
+        self._check = check
+        self._count = count
+
+    def begin(self, deadline: float, gone: Callable[[], bool]) -> None:
+        """Have the first of them wait for a thread, and all for no longer than they may."""
 
         def give_up() -> None:
-            if not answer.done():
-                answer.set_exception(GoneError() if gone() else DeadlineError())
+            if not self.answer.done():
+                self.answer.set_exception(GoneError() if gone() else DeadlineError())
 
-        self.images += count
-        late = loop.call_later(max(0.0, deadline - time.monotonic()), give_up)
-        loop.run_in_executor(None, checked).add_done_callback(ended)
-        return answer
+        seconds = max(0.0, deadline - time.monotonic())
+        self._late = asyncio.get_running_loop().call_later(seconds, give_up)
+        size = self._size()
+        self._decoding.change(size)
+        self._submit(size)
+
+    def _size(self) -> int:
+        """How many of those that are left may wait at a time."""
+        return min(self._count - len(self.decoded), self._decoding.share)
+
+    def _submit(self, size: int) -> None:
+        future = asyncio.get_running_loop().run_in_executor(None, self._decode, size)
+        future.add_done_callback(partial(self._ended, size))
+
+    def _decode(self, size: int) -> bool:
+        """In a thread: decode the next ones; whether there were as many."""
+        self._check()  # they may have waited for long
+        before = len(self.decoded)
+        self.decoded.extend(islice(self._rest, size))
+        return len(self.decoded) - before == size
+
+    def _ended(self, size: int, done: asyncio.Future[bool]) -> None:
+        """Have the next ones wait, or answer; what a thread was busy with counted until now."""
+        error, answer = done.exception(), self.answer
+        more = self._size() if error is None and done.result() and not answer.done() else 0
+        self._decoding.change(more - size)
+        if more:
+            self._submit(more)
+            return
+        self._late.cancel()
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(self.decoded)

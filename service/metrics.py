@@ -124,6 +124,13 @@ class Metrics:
         self._queue_lock = threading.Lock()
         self._queue_images = 0
         self._queue.set(0)
+        self._decoding = Gauge(
+            "batchnorm_decoding_images",
+            "Large pictures that wait to be decoded, or are being decoded.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._decoding.set(0)
         info = Gauge(
             "batchnorm_model_info",
             "1 for every model that is served, with where it runs and what it is.",
@@ -202,6 +209,10 @@ class Metrics:
             if now != self._queue_images:
                 self._queue_images = now
                 self._queue.set(now)
+
+    def decoding(self, images: int) -> None:
+        """So many large pictures wait to be decoded, or are."""
+        self._decoding.set(images)
 
 
 def init_app(app: Flask, counted: Metrics) -> None:

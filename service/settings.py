@@ -141,7 +141,8 @@ SETTINGS = (
         "64",
         _whole(1, 4096),
         "pictures that may wait in each worker to be computed, of one request at most MAX_BATCH at "
-        "a time; also large ones that may wait there to be decoded or are; beyond it 503",
+        "a time; also large ones that may wait there to be decoded or are, of one request as many "
+        "(16 where MAX_BATCH is 0); beyond it 503",
     ),
     Setting(
         "QUEUE_BYTES",

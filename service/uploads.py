@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -148,7 +148,7 @@ def read_upload() -> Upload:
         else:
             work.open()
             if work.light:
-                images = work.decode()
+                images = list(work.decode())
             else:
                 images = _in_thread(work.decode, request, settings, len(parts))
     except Problem as problem:
@@ -161,16 +161,16 @@ def read_upload() -> Upload:
 
 
 def _in_thread(
-    call: Callable[[Check], list[NDArray[np.uint8]]],
+    each: Callable[[Check], Iterator[NDArray[np.uint8]]],
     request: Request,
     settings: Settings,
     pictures: int,
 ) -> list[NDArray[np.uint8]]:
-    """What ``call`` returns, within the request's deadline. Raises ``Problem`` 503 and 504 too."""
+    """All that ``each`` yields, by the request's deadline. Raises ``Problem`` 503 and 504 too."""
     deadline = request.started + settings.deadline_seconds
     gone = request.environ.get(GONE, _never)
     try:
-        return decoding().run(call, pictures, deadline=deadline, gone=gone)
+        return decoding().run(each, pictures, deadline=deadline, gone=gone)
     except NOT_DONE as error:
         raise refusal(error, settings.deadline_seconds) from None
 
@@ -191,10 +191,10 @@ class _Work:
         """Whether what has been opened may be decoded in the event loop."""
         return self._pixels <= INLINE_PIXELS and not self._interpreted
 
-    def whole(self, check: Check) -> list[NDArray[np.uint8]]:
-        """Open and decode."""
+    def whole(self, check: Check) -> Iterator[NDArray[np.uint8]]:
+        """Open all, then decode one after the other."""
         self.open(check)
-        return self.decode(check)
+        yield from self.decode(check)
 
     def open(self, check: Check = _pass) -> None:
         """Read every picture's header. Raises ``Problem``, and what ``check`` raises."""
@@ -214,17 +214,16 @@ class _Work:
             )
         self.seconds += time.perf_counter() - started
 
-    def decode(self, check: Check = _pass) -> list[NDArray[np.uint8]]:
+    def decode(self, check: Check = _pass) -> Iterator[NDArray[np.uint8]]:
         """Decode what has been opened, and let go of each picture then. Raises as ``open`` does."""
-        images = []
         while self._pictures:
             huge = self._pictures[0][1].pixels > HUGE_PIXELS
             with _HUGE if huge else nullcontext():
                 check()
                 started = time.perf_counter()
-                images.append(_decode(*self._pictures.popleft()))
+                image = _decode(*self._pictures.popleft())
                 self.seconds += time.perf_counter() - started
-        return images
+            yield image  # without the lock: the next one's turn may be in another thread
 
 
 def read_body(request: Request, limit: int) -> bytes:

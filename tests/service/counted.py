@@ -52,3 +52,4 @@ def assert_adds_up(found: Samples, expected: Counter[tuple[str, ...]], rounds: i
     assert total(found, "batchnorm_images_total", **newest) == 8 * rounds
     assert total(found, "batchnorm_decode_seconds_count") == 12 * rounds
     assert total(found, "batchnorm_queue_images") == 0
+    assert total(found, "batchnorm_decoding_images") == 0

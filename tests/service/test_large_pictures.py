@@ -23,8 +23,9 @@ from service.state import state_of
 from service.waiting import Turns
 from service.wsgi import GONE, OnLoop
 from tests.service.engines import make_bodies
+from tests.service.exposition import samples, total
 from tests.service.test_api import multipart
-from tests.service.test_decoding import in_loop, until
+from tests.service.test_decoding import SOON, in_loop, until
 from tests.service.test_waiting import in_turn
 from tests.service.tiny import encode
 
@@ -126,6 +127,48 @@ def test_requests_whose_pictures_may_not_wait_are_told_to_try_again(
             assert b"Retry-After: 1\r\n" in answer
             assert b"too many pictures are waiting already; try again later" in answer
         assert (await ask(app, SMALL))[0] == 200  # needs no thread
+
+    in_loop(main)
+
+
+def test_a_request_of_as_many_pictures_as_may_wait_does_not_shut_out_the_others(
+    settings: Settings, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pictures wait in part, as the metrics show, and it is answered too."""
+    assert settings.max_images == settings.queue_images == 64
+    roomy, answered = create_app(settings, state_of(app).repository), list[str]()
+    begun, free = threading.Event(), threading.Event()
+    real = uploads.decode_opened
+
+    def decode_opened(picture: Any) -> Any:
+        begun.set()
+        assert free.wait(SOON)
+        return real(picture)
+
+    monkeypatch.setattr(uploads, "decode_opened", decode_opened)
+
+    def waiting() -> float:
+        text = roomy.test_client().get("/metrics").text
+        return total(samples(text), "batchnorm_decoding_images")
+
+    async def send(name: str, *pictures: bytes) -> int:
+        status, _ = await ask(roomy, *pictures)
+        answered.append(name)
+        return status
+
+    async def main() -> None:
+        assert waiting() == 0
+        large = asyncio.ensure_future(send("large", *[LARGE] * 64))
+        await until(begun.is_set)
+        assert waiting() == 16
+        others = [asyncio.ensure_future(send("other", each)) for each in (LARGE, HEAVY)]
+        others.append(asyncio.ensure_future(send("as large", *[LARGE] * 40)))
+        await until(lambda: state_of(roomy).decoding.images == 16 + 2 + 16)
+        assert waiting() == 34
+        free.set()
+        assert await asyncio.gather(large, *others) == [200] * 4
+        assert answered == ["other", "other", "as large", "large"]
+        assert waiting() == 0
 
     in_loop(main)
 
