@@ -52,7 +52,11 @@ class HungUpError(Exception):
 
 
 class NoRoomError(Exception):
-    """The bodies of others leave no room for the rest of this one."""
+    """The bodies of others leave no room for the rest of this one, of which ``taken`` had come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
 
 
 class _Coming:
@@ -109,7 +113,7 @@ class Bodies:
                 parts.append(body)
                 size += len(body)
                 self.held += len(body)
-        except HungUpError as error:
+        except (HungUpError, NoRoomError) as error:
             self.held -= size
             error.taken = size
             raise

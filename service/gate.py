@@ -2,9 +2,9 @@
 
 In and out: WSGI. A service that spends on what it refuses has less left for what it serves, so a
 POST that comes while the engine's queue is full gets its 503 here, before Flask, and its body is
-not read. So does one whose large body finds no room (``service.bodies``). Such answers are
-logged as one line a second with their count. What does not even become
-a request, for it is too slow, too large or no HTTP, is refused here too.
+not read; such answers are logged as one line a second with their count. One whose large body finds
+no room (``service.bodies``) gets it here too, and a line of its own beside the count. What does not
+even become a request, for it is too slow, too large or no HTTP, is refused here as well.
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ FULL = "too many pictures are waiting already; try again later"
 NO_ROOM = "too many large uploads are on their way already; try again later"
 RETRY_AFTER = "1"
 
+_LOGGED = {
+    FULL: "too many pictures are waiting (QUEUE_IMAGES)",
+    NO_ROOM: "too many large uploads are on their way (QUEUE_BYTES)",
+}
+"""Why requests are refused, for whoever runs the service: with the setting that is the limit."""
+
 LOG_SECONDS = 1
 """Whose refusals are logged as one."""
 
@@ -51,7 +57,7 @@ class Gate:
     """``application`` behind the gate.
 
     ``origins`` may read its answers, as they may the application's. ``on_refusal`` is told of each
-    503, with its route, and ``tell`` of what became no request.
+    503 for a full queue, with its route, and ``tell`` of what became no request otherwise.
     """
 
     def __init__(
@@ -72,7 +78,8 @@ class Gate:
         self._origins = origins
         self._on_refusal = on_refusal
         self._tell = tell
-        self._unlogged, self._next_line = 0, 0.0
+        self._unlogged = dict.fromkeys(_LOGGED, 0)
+        self._next_line = dict.fromkeys(_LOGGED, 0.0)
 
     def closed(self, environ: WSGIEnvironment) -> bool:
         """Whether a request is to be refused now."""
@@ -88,23 +95,34 @@ class Gate:
             start_response = _last_on_its_connection(start_response)
         return self.application(environ, start_response)
 
-    def _log(self) -> None:
-        """Say how many were refused since it was said last, if any."""
-        if self._unlogged:
-            log.warning("refused %d requests: too many are waiting", self._unlogged)
-            self._unlogged, self._next_line = 0, time.monotonic() + LOG_SECONDS
+    def _log(self, why: str) -> None:
+        """Say how many were refused for this reason since it was said last, if any."""
+        if self._unlogged[why]:
+            log.warning("refused %d requests: %s", self._unlogged[why], _LOGGED[why])
+            self._unlogged[why] = 0
+            self._next_line[why] = time.monotonic() + LOG_SECONDS
 
-    def refusal(self, environ: WSGIEnvironment, detail: str = FULL) -> Refused:
-        """Count a refused request; the headers and the body of its answer."""
+    def refusal(self, environ: WSGIEnvironment) -> Refused:
+        """Count a request that finds the queue full; the headers and the body of its answer."""
         self._on_refusal(_STATUS, self._route(environ))
-        self._unlogged += 1
-        if time.monotonic() >= self._next_line:
-            self._log()
-        elif self._unlogged == 1:
+        return self._refused(environ, FULL)
+
+    def no_room(self, environ: WSGIEnvironment, taken: int, seconds: float) -> Refused:
+        """Count and log a request whose body finds no room after ``taken`` bytes; its answer."""
+        headers, body = self._refused(environ, NO_ROOM)
+        route, size = self._route(environ), len(body)
+        self._tell(_entry(environ, _STATUS, seconds, route=route, bytes_in=taken, bytes_out=size))
+        return headers, body
+
+    def _refused(self, environ: WSGIEnvironment, why: str) -> Refused:
+        self._unlogged[why] += 1
+        if time.monotonic() >= self._next_line[why]:
+            self._log(why)
+        elif self._unlogged[why] == 1:
             with suppress(RuntimeError):  # without a loop, the next one that comes later says it
-                asyncio.get_running_loop().call_later(LOG_SECONDS, self._log)
+                asyncio.get_running_loop().call_later(LOG_SECONDS, self._log, why)
         last = (_LAST,) if self._drain.begun else ()
-        return self._problem(environ, _STATUS, detail, ("Retry-After", RETRY_AFTER), *last)
+        return self._problem(environ, _STATUS, why, ("Retry-After", RETRY_AFTER), *last)
 
     def no_request(
         self, environ: WSGIEnvironment, status: HTTPStatus, detail: str, seconds: float

@@ -59,10 +59,15 @@ _CHAPTERS = {
     Tag.PAGES: "For people, and what they need.",
 }
 
+_OF_A_REQUEST = (
+    "The request's id, which is in the log too, unless the request was refused before it was read, "
+    "because too many pictures were waiting."
+)
+
 _TEXT: Schema = {"type": "string"}
 _HEADERS = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "How to bring a key."},
-    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "Seconds, where the queue is full."},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "Seconds, where too much is waiting."},
 }
 """What a problem's answer may bear beside the headers of every answer."""
 
@@ -97,7 +102,7 @@ def make_document(app: Flask) -> dict[str, Any]:
         spec.options["security"] = [{name: []} for name in SCHEMES]
         for name, scheme in SCHEMES.items():
             spec.components.security_scheme(name, scheme)
-    spec.components.header(REQUEST_ID, _header("The request's id, which is in the log too."))
+    spec.components.header(REQUEST_ID, _header(_OF_A_REQUEST))
     writer = _Writer(state.settings, state.repository, Examples(app, state.repository), {})
     first: dict[str, Rule] = {}
     for rule, operation in _declared(app):

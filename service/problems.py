@@ -39,7 +39,8 @@ Refusals = Mapping[HTTPStatus, str]
 class ProblemDetails(TypedDict):
     """What went wrong, as RFC 9457 has it.
 
-    `request_id` names the request in the log too, unless it was refused because the queue was full.
+    `request_id` names the request in the log too, unless it was refused before it was read, because
+    too many pictures were waiting: such requests are counted there.
     """
 
     type: Literal["about:blank"]

@@ -16,7 +16,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service.bodies import Bodies, HungUpError, NoRoomError, Read
-from service.gate import NO_ROOM, STATUS_LINE, Gate
+from service.gate import STATUS_LINE, Gate
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -61,8 +61,9 @@ class OnLoop:
             if not error.told:
                 self._gate.hung_up(environ, error.taken, time.monotonic() - begun)
             raise
-        except NoRoomError:
-            return _written(STATUS_LINE, *self._gate.refusal(environ, NO_ROOM))
+        except NoRoomError as error:
+            seconds = time.monotonic() - begun
+            return _written(STATUS_LINE, *self._gate.no_room(environ, error.taken, seconds))
         finally:
             self._bodies.let_go(body)
             environ.clear()  # what has been made of it holds it: together they would be garbage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -78,8 +79,9 @@ def test_one_that_is_cut_off_leaves_nothing_held() -> None:
 def test_what_is_still_to_come_finds_room_or_is_refused() -> None:
     bodies = make_bodies(100, queue_bytes=10)
     alone = bodies.take(in_parts(b"123456", b"789012", b"345"))  # larger than all that may wait
-    with pytest.raises(NoRoomError):
+    with pytest.raises(NoRoomError) as caught:
         bodies.take(in_parts(b"12", b"34"))
+    assert caught.value.taken == 2
     assert bodies.take(in_parts(b"whole")) == b"whole"  # what has come already is no use to refuse
     bodies.let_go(b"whole")
     assert bodies.held == len(alone)
@@ -210,9 +212,9 @@ def test_the_log_has_what_was_read_and_not_what_was_announced(locked: Running) -
     assert (line["status"], line["bytes_in"]) == (404, 0)
 
 
-def refused(senders: list[socket.socket]) -> int:
-    """How many of them have been answered 503, each of which says when to try again."""
-    count = 0
+def refused(senders: list[socket.socket]) -> list[str]:
+    """The ids of those that have been answered 503, each of which says when to try again."""
+    found = []
     for each in senders:
         each.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -220,8 +222,9 @@ def refused(senders: list[socket.socket]) -> int:
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b"\r\nRetry-After: 1\r\n" in answer
             assert b"too many large uploads" in answer
-            count += 1
-    return count
+            (identity,) = re.findall(rb"\r\nX-Request-ID: (\w+)\r\n", answer)
+            found.append(identity.decode())
+    return found
 
 
 def test_unfinished_uploads_fill_no_more_memory_than_they_may(models_dir: Path) -> None:
@@ -242,7 +245,8 @@ def test_unfinished_uploads_fill_no_more_memory_than_they_may(models_dir: Path) 
                 each.sendall(head_of(2 * size) + bytes(size))
             time.sleep(0.5)
             grown = memory(server) - before
-            assert refused(senders) >= count - 2 * room // size
+            without_room = refused(senders)
+            assert len(without_room) >= count - 2 * room // size
             assert grown < 4 * room < count * size, grown
             assert ask(PICTURE).status_code == 200  # whose body comes at once
             deadline = time.monotonic() + 5  # of those that stand still, not of BODY_SECONDS
@@ -260,3 +264,19 @@ def test_unfinished_uploads_fill_no_more_memory_than_they_may(models_dir: Path) 
         of = {"route": "/predict", "variant": ""}
         assert total(told, "batchnorm_requests_total", status="503", **of) >= count - 10
         assert total(told, "batchnorm_requests_total", status="499", **of) >= 1
+        time.sleep(5 * DELAY)
+        lines = server.lines()
+        logged = {line["request_id"]: line for line in lines if "request_id" in line}
+        for identity in without_room:
+            line = logged[identity]
+            assert (line["status"], line["route"]) == (503, "/predict")
+            assert SMALL < line["bytes_in"] <= size
+        warnings = [line["message"] for line in lines if line["level"] == "warning"]
+        assert warnings
+        assert {each.partition(": ")[2] for each in warnings} == {
+            "too many large uploads are on their way (QUEUE_BYTES)"
+        }
+        # One who was refused and came again has a line each, and a second later a count of them.
+        counted = sum(int(each.split()[1]) for each in warnings)
+        ended = [line for line in logged.values() if line.get("status") == 503]
+        assert len(without_room) <= counted <= len(ended)
