@@ -8,8 +8,16 @@ python -m service settings               the settings as a Markdown table
 
 from __future__ import annotations
 
-import json
 import os
+import signal
+import sys
+
+if __name__ == "__main__" and len(sys.argv) == 1:  # to serve: the imports below take their time
+    # Process 1, as in every container, is not even sent a signal that nobody handles. There is
+    # nothing to tidy up yet, and an exception would be lost in a callback of the import system.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

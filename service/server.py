@@ -65,8 +65,12 @@ def serve(settings: Settings) -> None:
         with suppress(ModelError):
             repository = open_repository(settings)
     _allow_descriptors()
+    supervisor = _Supervisor(_Application(settings, workers, repository))
+    # Until now SIGTERM has ended the process on the spot (``service.__main__``). From here on there
+    # is a folder to remove: it waits until run() gets to it, and drains as at any other time.
+    signal.signal(signal.SIGTERM, supervisor.signal)
     with shared(workers):
-        _Supervisor(_Application(settings, workers, repository)).run()
+        supervisor.run()
 
 
 def _refuse_taken(host: str, port: int) -> None:
