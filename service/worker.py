@@ -43,6 +43,11 @@ FLUSH_SECONDS = 5
 """That whoever reads the log has at the end, if he has stopped reading."""
 
 HEARTBEAT_SECONDS = 1.0
+PARENTS = tuple(
+    getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "QUIT", "TTIN", "TTOU", "USR1", "USR2")
+)
+"""Signals that the parent alone has a use for: by default each would end or stop the worker."""
+
 KEEP_ALIVE_SECONDS = 75
 """Of an idle connection; longer than the 60 seconds after which most load balancers let go."""
 
@@ -62,10 +67,9 @@ class LoopWorker(Worker):
         super().init_process()
 
     def init_signals(self) -> None:
-        """SIGTERM drains; SIGINT is the parent's, whose terminal sends it to all."""
-        for each in self.SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        """SIGTERM drains; what a terminal or a group's owner sends to all is the parent's."""
+        for each in {*self.SIGNALS, *PARENTS}:
+            signal.signal(each, signal.SIG_IGN if each in PARENTS else signal.SIG_DFL)
         self.loop.add_signal_handler(signal.SIGTERM, self._stop.set)
 
     def run(self) -> None:

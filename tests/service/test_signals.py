@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.service.test_server import DEADLINE, started
+from tests.service.processes import workers
+from tests.service.test_operations import traffic, wait_for_answers, wait_for_workers
+from tests.service.test_server import DEADLINE, started, wait_until_alive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -67,3 +70,27 @@ def test_sigterm_while_the_service_starts_ends_it_with_status_0(
         os.close(writer)
         _, err = server.process.communicate(timeout=DEADLINE)
     assert (server.process.returncode, err) == (0, b"")
+
+
+def test_signals_to_the_whole_group_lose_no_request(models_dir: Path, pixels: np.ndarray) -> None:
+    """As a terminal sends them: SIGHUP when it is closed, SIGQUIT by Ctrl-\\, which drains."""
+    meaningless = (
+        *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
+        *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH),
+    )
+    session = ("setsid", *SERVE)  # a group of its own, or the tests would get the signals too
+    with started(models_dir, command=session, WEB_CONCURRENCY="2", DRAIN_SECONDS="2") as server:
+        wait_until_alive(server)
+        wait_for_workers(server, 2)
+        group = server.process.pid
+        with traffic(server, pixels) as seen:
+            wait_for_answers(seen, 100)
+            before = workers(server)
+            for number in meaningless:
+                os.killpg(group, number)
+                wait_for_answers(seen, seen.answered + 20)
+            assert workers(server) == before
+            os.killpg(group, signal.SIGQUIT)
+            _, err = server.process.communicate(timeout=DEADLINE)
+    assert server.process.returncode == 0
+    assert (seen.lost, seen.wrong, err) == ([], [], b"")
