@@ -54,7 +54,7 @@ def serve(settings: Settings) -> None:
     Raises ``AddressError``, ``FolderError``, and ``GpuError`` where a GPU is required and none
     works.
     """
-    _refuse_taken(settings.host, settings.port)
+    address = free_address(settings.host, settings.port)
     gpu = gpu_works()
     if settings.require_gpu and not gpu:
         raise GpuError(f"REQUIRE_GPU=1, but no GPU works: {why_no_gpu()}")
@@ -65,7 +65,7 @@ def serve(settings: Settings) -> None:
         with suppress(ModelError):
             repository = open_repository(settings)
     _allow_descriptors()
-    supervisor = _Supervisor(_Application(settings, workers, repository))
+    supervisor = _Supervisor(_Application(settings, address, workers, repository))
     # Until now SIGTERM has ended the process on the spot (``service.__main__``). From here on there
     # is a folder to remove: it waits until run() gets to it, and drains as at any other time.
     signal.signal(signal.SIGTERM, supervisor.signal)
@@ -73,20 +73,31 @@ def serve(settings: Settings) -> None:
         supervisor.run()
 
 
-def _refuse_taken(host: str, port: int) -> None:
-    """Raise ``AddressError`` where nothing can listen; gunicorn itself would try for 5 seconds."""
+def free_address(host: str, port: int) -> str:
+    """Where to listen, in numbers: "127.0.0.1:8000", "[::1]:8000".
+
+    Raises ``AddressError`` where nothing can; gunicorn itself would try for 5 seconds, and look a
+    name up a second time. Of a name's addresses it is the first of IPv4, where there is one.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, _, _, address = found[0]
+        family, kind, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+        number = address[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+            probe.bind((number, port))
+    except UnicodeError:  # what it says is of codecs
+        raise AddressError(
+            f"cannot listen on port {port} of {host!r}: that is neither an address nor a name; "
+            "set another HOST"
+        ) from None
     except OSError as error:
         wrong = "PORT" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "HOST"
         raise AddressError(
             f"cannot listen on port {port} of {host}: {error.strerror or error}; "
             f"set another {wrong}"
         ) from None
+    return f"[{number}]:{port}" if family == socket.AF_INET6 else f"{number}:{port}"
 
 
 def _allow_descriptors() -> None:
@@ -99,8 +110,11 @@ def _allow_descriptors() -> None:
 class _Application(BaseApplication):
     """gunicorn's configuration, and what each worker serves."""
 
-    def __init__(self, settings: Settings, workers: int, repository: Repository | None) -> None:
+    def __init__(
+        self, settings: Settings, address: str, workers: int, repository: Repository | None
+    ) -> None:
         self._settings = settings
+        self._address = address
         self._workers = workers
         self._repository = repository
         self._board = Board(workers)
@@ -109,9 +123,8 @@ class _Application(BaseApplication):
     def load_config(self) -> None:
         """Everything that differs from gunicorn's defaults."""
         settings = self._settings
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
         for name, value in {
-            "bind": f"{host}:{settings.port}",
+            "bind": self._address,
             "workers": self._workers,
             "worker_class": LoopWorker,
             "timeout": HANG_SECONDS,

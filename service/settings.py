@@ -100,7 +100,13 @@ def _origins(text: str) -> tuple[str, ...]:
 
 SETTINGS = (
     Setting("MODELS_DIR", "exported_models", Path, "folder with manifest.json and the models"),
-    Setting("HOST", "127.0.0.1", str, "address to listen on; 0.0.0.0 for every network"),
+    Setting(
+        "HOST",
+        "127.0.0.1",
+        str,
+        "address to listen on, or a name: its first address, of IPv4 where it has one; 0.0.0.0 for "
+        "every network",
+    ),
     Setting("PORT", "8000", _whole(1, 65535), "TCP port to listen on"),
     Setting(
         "WEB_CONCURRENCY",

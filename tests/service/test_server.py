@@ -22,6 +22,7 @@ import pytest
 import requests
 
 from service.runtime import why_no_gpu
+from service.server import AddressError, free_address
 from tests.service.hostile import PHOTO
 from tests.service.tiny import encode, oracle
 
@@ -240,6 +241,8 @@ def test_an_address_that_is_taken_or_nowhere_is_told_at_once(
     for variables, words in (
         ({"PORT": str(server.port)}, f"port {server.port} of 127.0.0.1: Address already in use"),
         ({"HOST": "nowhere.invalid"}, "of nowhere.invalid: "),
+        ({"HOST": "127.0..1"}, "of '127.0..1': that is neither an address nor a name; set another"),
+        ({"HOST": "caf\udce9"}, r"of 'caf\udce9': that is neither an address nor a name; set a"),
         ({"HOST": "192.0.2.1"}, "of 192.0.2.1: Cannot assign requested address; set another HOST"),
     ):
         with started(models_dir, **variables) as refused:
@@ -248,6 +251,45 @@ def test_an_address_that_is_taken_or_nowhere_is_told_at_once(
         assert err.decode().startswith("Error: cannot listen on port ")
         assert words in err.decode()
         assert len(err.splitlines()) == 1
+
+
+LOCALHOST_6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0))
+LOCALHOST_4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses", "listens"),
+    [
+        ("localhost", [LOCALHOST_6, LOCALHOST_4], "127.0.0.1:{}"),
+        ("localhost", [LOCALHOST_4, LOCALHOST_6], "127.0.0.1:{}"),
+        ("ip6-localhost", [LOCALHOST_6], "[::1]:{}"),
+        ("127.1", None, "127.0.0.1:{}"),
+        ("0.0.0.0", None, "0.0.0.0:{}"),
+        ("::", None, "[::]:{}"),
+    ],
+)
+def test_the_address_that_is_tried_is_the_one_that_is_listened_on(
+    host: str, addresses: list[Any] | None, listens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if addresses is not None:
+        monkeypatch.setattr("service.server.socket.getaddrinfo", lambda *_, **__: addresses)
+    family = socket.AF_INET6 if "[" in listens else socket.AF_INET
+    try:
+        taken = socket.create_server(("::1" if "[" in listens else "127.0.0.1", 0), family=family)
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    with taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressError, match="already in use; set another PORT"):
+            free_address(host, port)
+    assert free_address(host, port) == listens.format(port)
+
+
+def test_a_name_is_listened_on_and_logged_by_its_address(models_dir: Path) -> None:
+    with started(models_dir, HOST="localhost") as server:
+        wait_until_alive(server)
+        said = [line["message"] for line in server.lines() if "message" in line]
+    assert any(f"Listening at: http://127.0.0.1:{server.port} " in each for each in said)
 
 
 @pytest.mark.skipif(why_no_gpu() is None, reason="a GPU works here")
