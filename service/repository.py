@@ -42,6 +42,10 @@ MISSING = (
     "there is no such file; set MODELS_DIR to a folder of exported models: "
     '"make export" writes one in a clone, and a container has it in its image or as a volume'
 )
+UNREADABLE = (
+    "let the user that the service runs as read it, or set MODELS_DIR to a folder whose "
+    "manifest.json and models it may read"
+)
 BATCH_TOLERANCE = 1e-4
 """A graph in training mode moves by tenths; float32 in another order of summing, by 1e-6."""
 
@@ -246,7 +250,7 @@ def _read(path: Path, name: str) -> bytes:
             raise ModelError(f"{name}: {MISSING}") from None
         raise ModelError(f"{name}: there is no such file; {WAY_OUT}") from None
     except OSError as error:
-        raise ModelError(f"{name}: cannot be read: {error.strerror}") from None
+        raise ModelError(f"{name}: cannot be read: {error.strerror}; {UNREADABLE}") from None
 
 
 def _card(session: Any, name: str) -> ModelCard:

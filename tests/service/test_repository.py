@@ -220,6 +220,31 @@ def test_no_repository_at_all_names_the_folder_as_configured_and_how_to_get_one(
     assert all(way in words for way in ('"make export" writes one in a clone', "a container"))
 
 
+@pytest.mark.parametrize("file", ["manifest.json", "relu_with_bn/1/model.onnx"])
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")],  # not for root
+    ids=["denied", "broken"],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_way_out(
+    copy: Path, file: str, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path == copy / file:
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ModelError) as caught:
+        load_repository(copy, ONE_THREAD)
+    words = str(caught.value)
+    assert words.startswith(f"{copy}/{file}: cannot be read: {error.strerror}; let the user")
+    assert "set MODELS_DIR to a folder whose manifest.json and models it may read" in words
+    assert caught.value.told.startswith(f"exported_models/{file}: ")
+
+
 def test_a_model_is_told_by_its_folders_name_and_not_by_where_it_lies(copy: Path) -> None:
     assert load_repository(copy, ONE_THREAD).get("relu_with_bn", 1).file == (
         "exported_models/relu_with_bn/1/model.onnx"
