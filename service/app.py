@@ -106,6 +106,8 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
             fault = error
             log.error("no model can be served: %s", error)
     app = ServiceApp(__name__, static_folder=None)
+    # Else /models//x would be sent to /models/x, by an address that is wrong behind a proxy.
+    app.url_map.merge_slashes = False
     # One byte more than is allowed: a chunked body is cut at this length without a word, so that
     # the extra byte is what tells a body that is too large from one that just fits.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1

@@ -270,6 +270,7 @@ def test_a_hostile_file_name_is_harmless(client: FlaskClient, name: str) -> None
         ("GET", "/models/tanh", 404, "there are relu_with_bn, sigmoid_without_bn"),
         ("GET", "/models/relu_with_bn?version=9", 404, "there are 1, 2"),
         ("GET", "/nowhere", 404, "there is no such route; /docs names those there are"),
+        ("GET", "/models//relu_with_bn", 404, "there is no such route; /docs names those"),
         ("GET", "/predict", 405, "the method GET is not allowed here; allowed: OPTIONS, POST"),
         ("DELETE", "/models", 405, "allowed: GET, HEAD, OPTIONS"),
     ],

@@ -29,6 +29,8 @@ from tests.service.oip import PATH, assert_error, document, post
         ("GET", f"/v2/models/relu_with_bn/versions/{'9' * 5000}", 404, "no version '999"),
         ("POST", "/v2/models/vgg/infer", 404, "no variant 'vgg'"),
         ("POST", "/v2/repository/models/relu_with_bn/unload", 404, "no such route"),
+        ("GET", "/v2//models/relu_with_bn", 404, "no such route"),
+        ("POST", "/v2//models/relu_with_bn/infer", 404, "no such route"),
         ("GET", PATH, 405, "is not allowed here; allowed: "),
         ("DELETE", "/v2", 405, "is not allowed here; allowed: "),
     ],
