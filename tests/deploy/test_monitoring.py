@@ -24,6 +24,8 @@ import requests
 import yaml
 
 from benchmarks.processes import serving
+from service.app import create_app
+from service.metrics import ASKS_OPTIONS, NO_ROUTE
 from service.settings import Settings
 from tests.deploy.container import LIMIT, ROOT
 from tests.service.hostile import PHOTO
@@ -139,6 +141,19 @@ def test_the_board_leaves_no_metric_out(prometheus: Prometheus) -> None:
     assert names
     for name in names:
         assert any(each.startswith(name.removesuffix("_total")) for each in shown), name
+
+
+def test_what_the_board_leaves_out_are_probes_scrapes_and_preflights() -> None:
+    left_out = {each for _, query in QUERIES for each in re.findall(r'route!~"([^"]*)"', query)}
+    (pattern,) = left_out
+    assert f'`route!~"{pattern}"`' in (ROOT / "docs/operations.md").read_text()
+    app = create_app(Settings.from_environment({"MODELS_DIR": str(ROOT / "exported_models")}))
+    rules = {rule.rule for rule in app.url_map.iter_rules()}
+    probes = {rule for rule in rules if rule.endswith(("/live", "/ready"))}
+    assert {"/health/live", "/v2/health/ready", "/v2/models/<name>/ready"} <= probes
+    for route in {*rules, NO_ROUTE, ASKS_OPTIONS}:
+        seldom = route in probes or route in ("/metrics", ASKS_OPTIONS)
+        assert bool(re.fullmatch(pattern, route)) == seldom, route  # Prometheus anchors it
 
 
 def test_the_boards_panels_do_not_overlap_and_ask_the_provisioned_source() -> None:

@@ -20,7 +20,7 @@ from service.app import create_app
 from service.engine import Engine
 from service.journal import Answered, Journal
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import Settings, key_digest
 from service.state import state_of
 from tests.service.counted import PNG, assert_adds_up, send_mixed
 from tests.service.exposition import Samples, requests_by, samples, total
@@ -83,6 +83,26 @@ def test_what_strangers_send_makes_no_series(client: FlaskClient, scrape: Any) -
         client.open("/predict", method=f"METHOD{number}")
     new = [dict(labels) for name, labels in set(scrape()) - before if name.endswith("_total")]
     assert new == [{"route": "none", "variant": "", "status": "405"}]
+
+
+def test_preflights_are_not_among_a_routes_answers(settings: Settings) -> None:
+    app = create_app(replace(settings, cors_origins=("*",), api_keys=(key_digest("k" * 16),)))
+    client, key = app.test_client(), {"X-API-Key": "k" * 16}
+    asks = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    for _ in range(3):
+        assert client.options("/predict", headers=asks).status_code == 200
+    assert client.post("/predict", data=PNG, headers=key).status_code == 200
+    assert client.options("/predict").status_code == 401
+    assert client.options("/nowhere", headers=key).status_code == 404
+    found = samples(client.get("/metrics", headers=key).text)
+    expected = {
+        ("/predict", "sigmoid_without_bn", "200"): 1,
+        ("options", "", "200"): 3,
+        ("options", "", "401"): 1,
+        ("options", "", "404"): 1,
+    }
+    assert requests_by(found) == expected
+    assert requests_by(found, "batchnorm_request_seconds_count") == expected
 
 
 def test_requests_that_are_refused_at_the_gate_are_counted_by_their_route(
