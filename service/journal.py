@@ -16,7 +16,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 DELAY = 0.05
@@ -81,17 +82,30 @@ class Journal:
         if not self._reading.acquire(timeout=timeout):
             return
         try:
-            entries: dict[Reader, list[Any]] = {}
-            while self._entries:
-                reader, entry = self._entries.popleft()
-                entries.setdefault(reader, []).append(entry)
-            for reader, read in entries.items():
-                try:
-                    reader(read)
-                except Exception:
-                    log.exception("what requests did is not all written down")
+            self._read()
         finally:
             self._reading.release()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Have everything read that has been added, and no more as long as the block runs.
+
+        So what readers write holds still, and holds together.
+        """
+        with self._reading:
+            self._read()
+            yield
+
+    def _read(self) -> None:
+        entries: dict[Reader, list[Any]] = {}
+        while self._entries:
+            reader, entry = self._entries.popleft()
+            entries.setdefault(reader, []).append(entry)
+        for reader, read in entries.items():
+            try:
+                reader(read)
+            except Exception:
+                log.exception("what requests did is not all written down")
 
     def _read_on(self) -> None:
         while True:

@@ -8,7 +8,7 @@ worker processes answer as one (``service.metric_files``).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -29,6 +29,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from service.journal import Answered, Journal
 from service.metric_files import claim_slot, dead_slots, shared_folder
 from service.operations import Answer, Tag, operation
+from service.waiting import in_thread
 
 if TYPE_CHECKING:
     from service.engine import Engine
@@ -64,7 +65,8 @@ blueprint = Blueprint("metrics", __name__)
 def show() -> Response:
     """Every metric, in the format that the caller accepts."""
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    return Response(encode(metrics().collected()), content_type=content_type)
+    counted = metrics()
+    return Response(in_thread(lambda: counted.written(encode)), content_type=content_type)
 
 
 class _Run:
@@ -154,14 +156,20 @@ class Metrics:
                 dataset = model.card.dataset.name
                 info.labels(*labels, model.provider, model.sha256[:12], dataset).set(1)
 
-    def collected(self) -> CollectorRegistry:
-        """What an encoder turns into text: all of this process, but no gauges of dead workers."""
-        self._journal.flush()
-        if self._folder:
-            with dead_slots(self._folder) as slots:
-                for slot in slots:
-                    mark_process_dead(slot, str(self._folder))
-        return self._registry
+    def written(self, encode: Callable[[CollectorRegistry], bytes]) -> bytes:
+        """All that processes have counted together, as ``encode`` writes it, without dead gauges.
+
+        It takes 10 ms, and more with every worker: the event loop has no time for it. Meanwhile
+        this process counts no requests, so that its counts agree with each other. Those of other
+        processes may be a moment older or newer; of their files as much is read as they say is
+        whole.
+        """
+        with self._journal.at_rest():
+            if self._folder:
+                with dead_slots(self._folder) as slots:
+                    for slot in slots:
+                        mark_process_dead(slot, str(self._folder))
+            return encode(self._registry)
 
     def read(self, entries: list[Answered]) -> None:
         """Count what the journal tells of requests."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +21,13 @@ from greenlet import getcurrent, greenlet
 
 MOST_IDLE = 64
 """Greenlets that are kept for the calls to come."""
+
+_WRITING = ThreadPoolExecutor(1, "writing")
+"""Its thread starts with the first call, so not before the process has forked.
+
+One thread, and no other's: pages and metrics wait for each other, and not behind pictures that are
+decoded, which may take many seconds.
+"""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -98,7 +106,10 @@ def wait(awaited: Awaited[T]) -> T:
 
 
 def in_thread(call: Callable[[], T]) -> T:
-    """Run what takes long in another thread while the loop goes on; without a loop, here."""
+    """Run what takes long in another thread while the loop goes on; without a loop, here.
+
+    Of such calls one runs at a time. Pictures have threads of their own (``service.decoding``).
+    """
     if not may_wait():
         return call()
-    return wait(asyncio.get_running_loop().run_in_executor(None, call))
+    return wait(asyncio.get_running_loop().run_in_executor(_WRITING, call))

@@ -61,6 +61,18 @@ def test_a_reader_that_fails_stops_nobody(caplog: pytest.LogCaptureFixture) -> N
     assert again.wait(DEADLINE)
 
 
+def test_while_it_is_at_rest_nothing_is_told() -> None:
+    journal, told = Journal(), list[int]()
+    journal.add(told.extend, 1)
+    with journal.at_rest():
+        assert told == [1]
+        journal.add(told.extend, 2)
+        time.sleep(4 * DELAY)
+        assert told == [1]
+    journal.flush()
+    assert told == [1, 2]
+
+
 def test_nothing_is_lost_at_a_processs_end() -> None:
     program = "from service.journal import Journal; Journal().add(print, 7)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -13,18 +13,23 @@ import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from werkzeug.test import create_environ
 
 from service.app import create_app
 from service.engine import Engine
-from service.journal import Answered, Journal
-from service.metrics import Metrics
+from service.journal import DELAY, Answered, Journal
+from service.metrics import Metrics, metrics_of
 from service.settings import Settings, key_digest
 from service.state import state_of
+from service.wsgi import call
 from tests.service.counted import PNG, assert_adds_up, send_mixed
 from tests.service.exposition import Samples, requests_by, samples, total
 from tests.service.test_server import DEADLINE
+from tests.service.test_waiting import in_turn
+
+REQUESTS = "batchnorm_requests_total"
 
 
 @pytest.fixture
@@ -131,7 +136,7 @@ def test_the_queue_is_shown_while_it_waits_and_after() -> None:
     engine = Engine(threads=1, max_batch=32, queue_images=64, observer=metrics)
 
     def found() -> Samples:
-        return samples(generate_latest(metrics.collected()).decode())
+        return samples(metrics.written(generate_latest).decode())
 
     async def ask() -> None:
         tasks = [(model, np.zeros((3, 32, 32, 3), np.uint8))]
@@ -154,6 +159,41 @@ def test_the_queue_is_shown_while_it_waits_and_after() -> None:
     assert total(after, "batchnorm_queue_seconds_sum") >= 3 * 0.05
 
 
+def test_the_loop_goes_on_while_metrics_are_written_and_they_hold_together(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    metrics = metrics_of(app)
+    answered = Answered(
+        *(time.time(), "id", None, "POST", "/predict"), *("/predict", "", 200, 0, 0, 4e-3)
+    )
+
+    def encode(registry: CollectorRegistry) -> bytes:
+        """As slow as with very many workers; requests are answered meanwhile."""
+        threads.append(threading.current_thread())
+        before = generate_latest(registry)
+        for _ in range(10):
+            state_of(app).journal.add(metrics.read, answered)
+            time.sleep(2 * DELAY / 10)
+        assert generate_latest(registry) == before
+        return before
+
+    monkeypatch.setattr("service.metrics.choose_encoder", lambda _: (encode, "text/plain"))
+    environ = create_environ("/metrics")
+
+    async def ask() -> int:
+        asked, turns = asyncio.ensure_future(in_turn(lambda: call(app, environ))), 0
+        while not asked.done():
+            turns += 1
+            await asyncio.sleep(DELAY / 10)
+        assert (await asked).head.startswith(b"HTTP/1.1 200 ")
+        return turns
+
+    assert asyncio.run(ask()) > 5
+    assert threads != [threading.main_thread()]
+    assert total(samples(metrics.written(generate_latest).decode()), REQUESTS) == 10 + 1
+
+
 def test_counting_a_request_costs_less_than_50_microseconds(app: Flask) -> None:
     repository = state_of(app).repository
     assert repository is not None
@@ -174,5 +214,5 @@ def test_counting_a_request_costs_less_than_50_microseconds(app: Flask) -> None:
         journal.flush()
         costs.append((time.process_time() - start) / 100)
     assert min(costs) < 50e-6
-    text = generate_latest(metrics.collected()).decode()
+    text = metrics.written(generate_latest).decode()
     assert 'batchnorm_requests_total{route="/predict",status="200"' in text

@@ -7,12 +7,14 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
 from greenlet import getcurrent
 
 from service.waiting import MOST_IDLE, Turns, in_thread, may_wait, wait
+from tests.service.test_server import DEADLINE
 
 T = TypeVar("T")
 
@@ -100,6 +102,22 @@ def test_what_takes_long_runs_in_a_thread_while_the_loop_goes_on() -> None:
     assert asyncio.run(main()) > 5
     assert not may_wait()
     assert in_thread(threading.current_thread) is threading.current_thread()
+
+
+def test_what_is_written_does_not_wait_behind_what_is_decoded() -> None:
+    """Pictures have the loop's own executor."""
+    go_on = threading.Event()
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as decoding:
+            asyncio.get_running_loop().set_default_executor(decoding)
+            decoded = asyncio.get_running_loop().run_in_executor(None, go_on.wait, DEADLINE)
+            written = in_turn(lambda: in_thread(threading.current_thread))
+            assert await asyncio.wait_for(written, DEADLINE / 2) is not threading.main_thread()
+            go_on.set()
+            assert await decoded
+
+    asyncio.run(main())
 
 
 def test_greenlets_serve_again_and_remember_nothing() -> None:
