@@ -2,8 +2,8 @@
 
 In: a multipart body and its Content-Type. Out: (field, file name, content) of each file, or None
 for whatever is not quite plain: an escape, another header, a text field, a preamble, a part
-without a file. Werkzeug's parser then reads it, and says what is wrong with it. Where this one
-answers, both find the same.
+without a file. Werkzeug's parser then reads it. Where this one answers, both find the same, but for
+file names in Latin-1, which only this one reads. What keeps both from finding a form is told here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import re
 _BOUNDARY = re.compile(r'multipart/form-data; *boundary="?([A-Za-z0-9_.-]{1,70})"?', re.ASCII)
 _HEAD = re.compile(
     rb'\r\nContent-Disposition: form-data; name="([ -!#-$&-\[\]-~]*)"; '
-    rb'filename="([ -!#-$&-\[\]-~]+)"(?:\r\nContent-Type: [ -~]*)?\r\n\r\n',
+    rb'filename="([ -!#-$&-\[\]-~\x80-\xff]+)"(?:\r\nContent-Type: [ -~]*)?\r\n\r\n',
     re.IGNORECASE,
 )
-"""The quoted texts hold printable ASCII without ``"``, ``%`` and ``\\``."""
+"""The quoted texts lack ``"``, ``%`` and ``\\``; the field's is printable ASCII."""
+
+_LEFT_TO_THE_CLIENT = "let the client that writes the form set the Content-Type"
 
 
 def plain_files(body: bytes, content_type: str) -> list[tuple[str, str, bytes]] | None:
@@ -33,5 +35,39 @@ def plain_files(body: bytes, content_type: str) -> list[tuple[str, str, bytes]] 
         head = _HEAD.match(part)
         if head is None:
             return None
-        files.append((head[1].decode(), head[2].decode(), part[head.end() :]))
+        files.append((head[1].decode(), _name(head[2]), part[head.end() :]))
     return files
+
+
+def _name(written: bytes) -> str:
+    """A file's name in UTF-8 (RFC 7578, section 5.1.1), or else in what came before it."""
+    try:
+        return written.decode()
+    except UnicodeDecodeError:
+        return written.decode("latin-1")
+
+
+def boundary_fault(body: bytes, boundary: str) -> str | None:
+    """Why ``boundary``, of the Content-Type, parts nothing in ``body``, and the way out."""
+    if not boundary:
+        return f"the Content-Type names no boundary for the form; {_LEFT_TO_THE_CLIENT}"
+    if _line(boundary) not in body:
+        shown = boundary if len(boundary) <= 80 else f"{boundary[:80]}…"
+        return (
+            f"the form's boundary, which the Content-Type says is {shown!r}, is not in the body; "
+            f"{_LEFT_TO_THE_CLIENT}"
+        )
+    return None
+
+
+def form_fault(body: bytes, boundary: str, error: ValueError) -> str:
+    """Why Werkzeug's parser, which has raised ``error``, cannot read a form, and the way out."""
+    if _line(boundary) + b"--" not in body:
+        return "the form is cut off: its closing boundary is not in the body; send it whole"
+    if isinstance(error, UnicodeDecodeError):
+        return "a header in the form, such as a file name, is not UTF-8; write it so, or in ASCII"
+    return "a part of the form has no Content-Disposition, or no end to its headers"
+
+
+def _line(boundary: str) -> bytes:
+    return b"--" + boundary.encode("latin-1", "replace")

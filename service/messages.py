@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import flask
 from flask.sessions import NullSession, SessionInterface
+from werkzeug.formparser import FormDataParser
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -61,6 +62,12 @@ class Request(flask.Request):
         content_length: int | None = None,
     ) -> IO[bytes]:
         return BytesIO()
+
+    def make_form_data_parser(self) -> FormDataParser:
+        """One that raises ``ValueError`` for a form that it cannot read, and not finds it empty."""
+        parser = super().make_form_data_parser()
+        parser.silent = False
+        return parser
 
 
 class Response(flask.Response):

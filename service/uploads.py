@@ -22,7 +22,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from service.compute import NOT_DONE, refusal
 from service.decoding import Check
-from service.forms import plain_files
+from service.forms import boundary_fault, form_fault, plain_files
 from service.messages import Request, current
 from service.metrics import metrics
 from service.operations import Body
@@ -64,7 +64,9 @@ _STATUS = {
 
 
 BAD_UPLOAD: Refusals = {
-    HTTPStatus.BAD_REQUEST: "no picture, an unknown form field, or a body that ends early",
+    HTTPStatus.BAD_REQUEST: (
+        "no picture, an unknown form field, a form that cannot be read, or a body that ends early"
+    ),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
         "more than {max_body_bytes:,} bytes, {max_images} pictures, {max_pixels:,} pixels in one "
         "of them or {max_request_pixels:,} in all of them"
@@ -139,7 +141,7 @@ def read_upload() -> Upload:
     else:
         body = read_body(request, settings.max_body_bytes)
         if not body:
-            raise Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
+            raise _no_body()
         parts = [(None, body)]
     work = _Work(parts, settings)
     try:
@@ -252,9 +254,15 @@ def read_body(request: Request, limit: int) -> bytes:
 def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, bytes]]:
     """The files of field ``image``, in their order."""
     body = read_body(request, settings.max_body_bytes)
+    if not body:
+        raise _no_body()
     plain = plain_files(body, request.content_type or "")
     if plain and len(plain) <= settings.max_images and all(field == FIELD for field, _, _ in plain):
         return [(name, content) for _, name, content in plain]
+    boundary = request.mimetype_params.get("boundary", "")
+    fault = boundary_fault(body, boundary)
+    if fault:
+        raise Problem(HTTPStatus.BAD_REQUEST, fault)
     try:
         form, uploads = request.form, request.files
     except RequestEntityTooLarge:
@@ -263,6 +271,8 @@ def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, b
             f"the form has more parts than the {settings.max_images} pictures that one request "
             "may hold, or a text field that is too long",
         ) from None
+    except ValueError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, form_fault(body, boundary, error)) from None
     strangers = sorted({name or "" for name in (*form, *uploads)} - {FIELD})  # None: no name
     if strangers:
         named = ", ".join(_shown(name) for name in strangers[:5])
@@ -302,6 +312,10 @@ def _label(name: str | None) -> str:
 def _shown(name: str) -> str:
     """A stranger's name, fit for a message: printable, and no longer than 80 characters."""
     return repr(name if len(name) <= 80 else f"{name[:80]}…")
+
+
+def _no_body() -> Problem:
+    return Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
 
 
 def _how() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -136,6 +137,9 @@ def test_every_bad_upload_gets_its_own_problem(
 
 PNG = encode(PHOTO)
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
+IN_LATIN_1 = multipart([("image", PNG, "ÄÖÜA.png")])["data"].replace(
+    "ÄÖÜ".encode(), "ÄÖÜ".encode("latin-1")
+)
 
 
 @pytest.mark.parametrize(
@@ -148,12 +152,20 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
             multipart([("image", PNG, "a.png"), ("extra", PNG, "b.png")]),
         ),
         (400, "no field image", multipart([])),
-        (400, "no field image", raw(PNG, "multipart/form-data")),
-        (400, "no field image", raw(PNG, "multipart/form-data; boundary=")),
-        (400, "no field image", raw(PNG, FORM)),
-        (400, "no field image", raw(b"", FORM)),
-        (400, "no field image", raw(f"--{BOUNDARY}\r\ngarbage".encode() * 50, FORM)),
-        (400, "no field image", raw(multipart([("image", PNG, "a.png")])["data"][:300], FORM)),
+        (400, "names no boundary for the form; let the", raw(PNG, "multipart/form-data")),
+        (
+            400,
+            "names no boundary for the form; let the",
+            raw(PNG, "multipart/form-data; boundary="),
+        ),
+        (400, f"{BOUNDARY!r}, is not in the body; let the client", raw(PNG, FORM)),
+        (400, f"{BOUNDARY!r}, is not in the body; let the client", raw(bytes(900_000), FORM)),
+        (400, "the request has no body", {"input_stream": io.BytesIO(), "content_type": FORM}),
+        (400, "the form is cut off", raw(f"--{BOUNDARY}\r\ngarbage".encode() * 50, FORM)),
+        (400, "the form is cut off", raw(multipart([("image", PNG, "a.png")])["data"][:300], FORM)),
+        (400, "no end to its headers", raw(f"--{BOUNDARY}\r\na\r\n--{BOUNDARY}--".encode(), FORM)),
+        (400, "is not UTF-8", raw(IN_LATIN_1.replace(b"A.png", b"%22.png"), FORM)),
+        (400, "is not UTF-8", raw(IN_LATIN_1.replace(b"image", b"bild\xe9"), FORM)),
         (
             400,
             "field image is text, not a file",
@@ -314,3 +326,25 @@ def test_a_bug_is_logged_and_not_shown(
     assert_problem(response, 500)
     assert "secret" not in response.text
     assert "an inner secret" in caplog.text
+
+
+def test_a_file_name_in_latin_1_is_taken_as_it_is_meant(client: FlaskClient) -> None:
+    answer = client.post("/predict", **raw(IN_LATIN_1, FORM))
+    assert answer.status_code == 200
+    assert answer.json["images"][0]["name"] == "ÄÖÜA.png"
+
+
+def test_a_form_whose_content_type_is_set_by_hand_is_told_what_it_lacks(
+    client: FlaskClient,
+) -> None:
+    """The classic mistake: the boundary that requests has made up is in the body alone."""
+    by_hand = requests.Request(
+        "POST",
+        "http://localhost/predict",
+        files={"image": ("a.png", PNG)},
+        headers={"Content-Type": "multipart/form-data"},
+    ).prepare()
+    answer = client.post("/predict", data=by_hand.body, headers=dict(by_hand.headers))
+    assert_problem(answer, 400, "the Content-Type names no boundary for the form; let the client")
+    page = client.post("/answers", data=by_hand.body, headers=dict(by_hand.headers))
+    assert (page.status_code, "names no boundary for the form" in page.text) == (400, True)

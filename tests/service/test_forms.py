@@ -17,6 +17,7 @@ SCRAPS = st.sampled_from(
         *(b"\r\n", b"\n", b"--", b"--XX", b"\r\n--XX", b"\r\n--XX--\r\n", b"XX", b" ", b'"', b";"),
         b'Content-Disposition: form-data; name="image"; filename="a.png"',
         b'content-disposition: form-data; name="image"; filename="b\xc3\xa9.png"',
+        b'Content-Disposition: form-data; name="image"; filename="\xc2\x85\xe2\x80\xa8.png"',
         b'Content-Disposition: form-data; filename="c.png"; name="image"',
         b'Content-Disposition: form-data; name="text"',
         b"Content-Type: image/png",
@@ -50,12 +51,26 @@ def test_plain_forms_are_read() -> None:
     assert plain_files(body, f'{KIND[:-2]}"{B}"') == expected
 
 
+@pytest.mark.parametrize("name", ["é.png", "\x85\xa0 \u2028\ufeff.png", "\U0001f350"])
+def test_names_beyond_ascii_are_read_in_utf_8(name: str) -> None:
+    body = part("image", name, b"x") + END
+    assert plain_files(body, KIND) == [("image", name, b"x")] == werkzeugs(body, KIND)
+
+
+@pytest.mark.parametrize("name", ["é.png", "ÄÖÜ.png", "\xa0ÿ"])
+def test_names_in_latin_1_are_read_which_werkzeug_refuses(name: str) -> None:
+    body = part("image", name, b"x") + END
+    written = body.replace(name.encode(), name.encode("latin-1"))
+    assert plain_files(written, KIND) == [("image", name, b"x")] == werkzeugs(body, KIND)
+    with pytest.raises(ValueError, match="codec can't decode"):
+        werkzeugs(written, KIND)
+
+
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
         (part("image", "a%22.png", b"x") + END, KIND),
         (part("image", 'a\\".png', b"x") + END, KIND),
-        (part("image", "é.png", b"x") + END, KIND),
         (part("image", "", b"x") + END, KIND),
         (b"preamble\r\n" + part("image", "a.png", b"x") + END, KIND),
         (part("image", "a.png", b"x") + END + b"epilogue", KIND),
