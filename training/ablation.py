@@ -27,7 +27,7 @@ from training.freeze import frozen, load_net, population_statistics
 from training.nets import running_statistics
 from training.recipes import Recipe
 from training.repository import make_folder
-from training.trial import TrialError, read_record, recipe_of, write_atomically
+from training.trial import TrialError, read_named, recipe_of, write_atomically
 
 IMAGES = 4_800  # training pictures that each kind is taken from
 MOVING = "moving averages, as trained"
@@ -104,7 +104,7 @@ def ablate(
 
 
 def _fitted(folder: Path, dataset: Dataset) -> dict[str, Any]:
-    record = read_record(folder)
+    record = read_named(folder)
     if record is None or record["status"] not in ("fitted", "frozen"):
         raise TrialError(
             f"{folder}: no fitted net to take apart; run the training first, or choose others by "

@@ -24,7 +24,7 @@ from training.recipes import RECIPES
 from training.repository import ExportError, held, refuse_other_data, write_text
 from training.seeds import entry_of, refuse_mixtures, summary, that_stay
 from training.table import markdown, sections
-from training.trial import TrialError, find_trials, read_record, write_atomically
+from training.trial import TrialError, find_trials, read_named, write_atomically
 from training.variants import VARIANTS
 
 # Harrison Jansma's four checkpoints of 2018, evaluated on the 10,000 test pictures with the moving
@@ -50,7 +50,7 @@ def compare(
     """
     trials: dict[Path, dict[str, Any]] = {}
     for folder in find_trials(runs, recipe):
-        record = read_record(folder)
+        record = read_named(folder)
         if record is None or record["status"] != "frozen":
             say(f"{folder}: not frozen yet, left out")
             continue

@@ -28,6 +28,7 @@ from training.nets import running_statistics
 from training.trial import (
     TrialError,
     locked,
+    read_named,
     read_record,
     recipe_of,
     write_atomically,
@@ -203,7 +204,7 @@ def read_frozen(folder: Path) -> tuple[dict[str, Any], keras.Model]:
     Writes nothing there. Raises ``TrialError`` where nothing frozen is there, or it is being
     replaced.
     """
-    record = read_record(folder)
+    record = read_named(folder)
     if record is None or record["status"] != "frozen":
         raise TrialError(f"{folder}: not frozen yet; run the training and the freeze first")
     net = load_net(folder / "frozen.keras", "run the freeze again")
@@ -224,7 +225,7 @@ def load_net(path: Path, way_out: str) -> keras.Model:
 
 
 def _fitted(folder: Path) -> dict[str, Any]:
-    record = read_record(folder)
+    record = read_named(folder)
     if record is None or record["status"] not in ("fitted", "frozen"):
         raise TrialError(f"{folder}: no fitted net to freeze; run the training first")
     return record

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.spread import command
-from training.trial import Trial, TrialError, read_record, recipe_of
+from training.trial import Trial, TrialError, read_named, recipe_of
 from training.variants import VARIANTS
 
 
@@ -26,7 +26,7 @@ def refuse_missing(
     """
     missing = []
     for folder in folders:
-        record = read_record(folder)
+        record = read_named(folder)
         if record is None:
             missing.append(
                 f"{folder}: no trial there; make it with: {_named('train', folder, data)}"

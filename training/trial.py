@@ -112,6 +112,24 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def read_named(folder: Path) -> dict[str, Any] | None:
+    """The folder's record, as ``read_record`` has it, of the trial that the folder is named after.
+
+    Raises ``TrialError`` where it is of another one: a copy is no further seed or recipe.
+    """
+    record = read_record(folder)
+    own = record["configuration"] if record else {}
+    if not {"recipe", "variant", "seed"} <= own.keys():
+        return record
+    names = own["recipe"]["name"], own["variant"]["name"], f"seed-{own['seed']}"
+    if folder.absolute().parts[-3:] != names:
+        raise TrialError(
+            f"{folder}: its record is of {'/'.join(names)}, another trial than the folder is named "
+            "after; move it to that place, in this --runs folder or another, or remove it"
+        )
+    return record
+
+
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Replace ``trial.json`` in one step. Raises ``ValueError`` for what JSON has not: NaN."""
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"

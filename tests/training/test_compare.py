@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import statistics
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def test_variants_without_a_trial_here_stay_as_they_were_published(
     runs: Path, tmp_path: Path
 ) -> None:
     to = tmp_path / "to"
-    shutil.copytree(runs / "two/relu_without_bn", runs / "one/relu_without_bn")
+    add_a_variant(runs)
     first = compare(runs, "one", to, quiet)
     assert [row["variant"] for row in first["summary"]] == ["relu_without_bn", "relu_with_bn"]
     shutil.rmtree(runs / "one/relu_without_bn")
@@ -177,6 +178,15 @@ def change(folder: Path, how: Callable[[dict[str, Any]], None]) -> None:
     write_record(folder, record)
 
 
+def add_a_variant(runs: Path) -> None:
+    """The net of recipe ``two``, as if it were by recipe ``one``."""
+    shutil.copytree(runs / "two/relu_without_bn", runs / "one/relu_without_bn")
+    change(
+        runs / "one/relu_without_bn/seed-0",
+        lambda record: record["configuration"]["recipe"].update(name="one"),
+    )
+
+
 def fitted_only(record: dict[str, Any]) -> None:
     record["status"] = "fitted"
 
@@ -250,10 +260,30 @@ def test_trials_of_different_configurations_are_not_averaged(
         compare(runs, "one", tmp_path / "to", quiet)
 
 
+@pytest.mark.parametrize(
+    ("copied", "to"),
+    [
+        ("one/relu_with_bn/seed-0", "one/relu_with_bn/seed-2"),
+        ("one/relu_with_bn/seed-0", "one/relu_with_bn/seed-00"),
+        ("two/relu_without_bn/seed-0", "one/relu_without_bn/seed-0"),
+        ("one/relu_with_bn/seed-0", "one/sigmoid_with_bn/seed-0"),
+    ],
+    ids=["another seed", "the same seed", "another recipe", "another variant"],
+)
+def test_a_copy_under_another_name_is_no_further_trial(
+    copied: str, to: str, runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / copied, runs / to)
+    refusal = rf"{re.escape(str(runs / to))}: its record is of {copied}, .*move it .*or remove it"
+    with pytest.raises(TrialError, match=refusal):
+        compare(runs, "one", tmp_path / "to", quiet)
+    assert not (tmp_path / "to").exists()
+
+
 def test_variants_validated_on_different_pictures_are_not_drawn_together(
     runs: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(runs / "two/relu_without_bn", runs / "one/relu_without_bn")
+    add_a_variant(runs)
     change(runs / "one/relu_without_bn/seed-0", held_out)
     with pytest.raises(TrialError, match=r"held out 0 pictures and .* 100: their curves"):
         compare(runs, "one", tmp_path / "to", quiet)

@@ -18,6 +18,7 @@ import training.freeze
 import training.trial
 from tests.training import oracle
 from training import fit
+from training.ablation import ablate
 from training.dataset import hold_out
 from training.evaluate import evaluate
 from training.freeze import freeze, population_statistics, read_frozen
@@ -44,7 +45,7 @@ def copy_of(tmp_path: Path) -> Callable[[Any], Path]:
     """A copy of a fitted trial's folder that a test may change."""
 
     def copy(fitted: Any) -> Path:
-        target = tmp_path / fitted.folder.parent.name / fitted.folder.name
+        target = tmp_path.joinpath(*fitted.folder.parts[-3:])
         return Path(shutil.copytree(fitted.folder, target))
 
     return copy
@@ -221,6 +222,21 @@ def test_other_data_than_it_was_fitted_on_is_refused(
     assert small_dataset.checksum[:12] in str(error.value)
     assert str(folder) in str(error.value)
     assert (digest(folder / "frozen.keras"), digest(folder / "trial.json")) == (frozen, record)
+
+
+def test_a_copy_under_another_name_is_neither_frozen_nor_read(
+    relu_with_bn: Any, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(relu_with_bn.folder, tmp_path / "test/relu_with_bn/seed-1"))
+    before = {path.name: digest(path) for path in folder.iterdir()}
+    refusal = "seed-1: its record is of test/relu_with_bn/seed-0, another trial"
+    with pytest.raises(TrialError, match=refusal):
+        freeze(folder, relu_with_bn.data)
+    with pytest.raises(TrialError, match=refusal):
+        read_frozen(folder)
+    with pytest.raises(TrialError, match=refusal):
+        ablate([folder], relu_with_bn.data, tmp_path)
+    assert {path.name: digest(path) for path in folder.iterdir()} == before
 
 
 class Killed(BaseException):

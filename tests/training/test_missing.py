@@ -96,3 +96,17 @@ def test_a_fitted_trial_is_enough_where_nothing_frozen_is_needed(name: str, tmp_
     words = [name, "--seeds", "3", "--variants", "relu_with_bn", "--runs", str(tmp_path)]
     done = CliRunner().invoke(main, words)
     assert str(done.exception) == "the data was touched"
+
+
+@pytest.mark.parametrize("words", ["export --seed 4", "freeze --seeds 4", "ablate --seeds 4"])
+@pytest.mark.parametrize("status", ["fitting", "frozen"])
+def test_a_copy_under_another_name_is_not_taken_for_the_trial_that_it_is_named_after(
+    status: str, words: str, tmp_path: Path
+) -> None:
+    """Before the data is touched, and with no command that would be refused."""
+    trial = make_trial(tmp_path, "relu_with_bn", status)
+    trial.folder.rename(trial.folder.with_name("seed-4"))
+    said = told(f"{words} --variants relu_with_bn", tmp_path)
+    place = "article/relu_with_bn"
+    assert said.startswith(f"Error: {tmp_path}/{place}/seed-4: its record is of {place}/seed-3, ")
+    assert "move it to that place" in said

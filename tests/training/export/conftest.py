@@ -47,7 +47,7 @@ def nudged(relu_with_bn: Any, tmp_path: Path) -> Path:
     """The trial's folder with a net that differs a little, as if fitted for another second."""
     import keras
 
-    folder = Path(shutil.copytree(relu_with_bn.folder, tmp_path / "relu_with_bn" / "seed-0"))
+    folder = Path(shutil.copytree(relu_with_bn.folder, tmp_path / "test/relu_with_bn/seed-0"))
     net = keras.saving.load_model(folder / "frozen.keras", compile=False)
     kernel, bias = net.get_layer("logits").get_weights()
     net.get_layer("logits").set_weights([kernel, bias + np.linspace(0, 1, 100, dtype=np.float32)])

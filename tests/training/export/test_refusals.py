@@ -71,9 +71,9 @@ def test_a_trial_that_is_not_frozen_is_refused_by_name(
     dataset: Dataset,
     tmp_path: Path,
 ) -> None:
-    folder = tmp_path / "seed-0"
+    folder = tmp_path / "test/relu_with_bn/seed-0"
     if change:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         record = json.loads((relu_with_bn.folder / "trial.json").read_text())
         change(record)
         write_record(folder, record)

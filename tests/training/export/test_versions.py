@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,16 @@ def test_another_net_takes_the_last_ones_place_if_asked_to(
 
 
 def test_a_net_takes_the_place_of_none_of_another_recipe(
-    own: Path, nudged: Path, dataset: Dataset
+    own: Path, nudged: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     """Version 2 is by another recipe: it is not replaced, and goes on answering."""
     record = read_record(nudged)
     assert record is not None
+    other = Path(shutil.copytree(nudged, tmp_path / "other/relu_with_bn/seed-0"))
     record["configuration"]["recipe"]["name"] = "other"
-    write_record(nudged, record)
+    write_record(other, record)
     before = contents(own)
-    assert export(nudged, dataset, own, replace_last=True).version == 2
+    assert export(other, dataset, own, replace_last=True).version == 2
     second = contents(own)["relu_with_bn/2/model.onnx"]
     assert contents(own)["relu_with_bn/1/model.onnx"] == before["relu_with_bn/1/model.onnx"]
 
