@@ -171,7 +171,13 @@ def freeze(
 @main.command()
 @recipe_option
 @variants_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Which trial of each.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Which trial of each.",
+)
 @data_option
 @runs_option
 @models_option

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from service.cpus import usable_cpus
 
+BACKENDS = ("tensorflow", "jax")  # Keras' backends that steps are written for
 THREADS = "TF_NUM_INTRAOP_THREADS"  # how many TensorFlow computes with; unset: one a core
 JAX_THREADS = "NPROC"  # and JAX, on a CPU
 TOOLS = ("keras", "tensorflow", "jax", "numpy", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime")

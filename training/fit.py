@@ -22,9 +22,9 @@ from tqdm import tqdm
 from training import nets
 from training.checkpoint import Progress, read_variables, write_variables
 from training.dataset import Dataset, Images, Labels, hold_out
-from training.environment import achieved
+from training.environment import BACKENDS, achieved
 from training.evaluate import predict, score
-from training.loop import BACKENDS, CAPACITY, Logs, inner_loop
+from training.loop import CAPACITY, Logs, inner_loop
 from training.record import begun, fitted, tools, write_history
 from training.step import Fitter, batch_indices, compiled
 from training.trial import (

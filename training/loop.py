@@ -19,7 +19,6 @@ from training.dataset import Images, Labels
 from training.step import Fitter
 
 CAPACITY = 1_000  # steps an execution at most
-BACKENDS = ("tensorflow", "jax")  # Keras' backends that steps are written for
 
 Logs = NDArray[np.float64]
 Steps = Callable[[NDArray[np.int64], int], Logs]

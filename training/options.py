@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from training.environment import import_quietly
+from training.environment import BACKENDS, import_quietly
 from training.lists import Seeds, Words
 from training.recipes import RECIPES
 from training.variants import VARIANTS
@@ -31,7 +32,7 @@ variants_option = click.option(
 seeds_option = click.option(
     "--seeds", type=Seeds(), default="0", show_default=True, help="Which seeds: 0, 0,1,2 or 0-4."
 )
-data_option = click.option(
+_data_option = click.option(
     "--data",
     type=PATH,
     help="CIFAR-100: its folder or .tar.gz. Default: CIFAR100_DIR, the cache, a download.",
@@ -46,6 +47,23 @@ models_option = click.option(
     show_default=True,
     help="The model repository.",
 )
+
+
+def data_option(command: Callable[..., None]) -> Callable[..., None]:
+    """``--data``, for a command with ``--recipe``: refused with one that draws its pictures."""
+
+    @_data_option
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        recipe = RECIPES[kwargs["recipe"]]
+        if kwargs["data"] is not None and recipe.dataset == "synthetic":
+            raise click.UsageError(
+                f"--data {kwargs['data']}: recipe {recipe.name} draws its pictures and reads none; "
+                "leave --data out, or choose another --recipe"
+            )
+        command(*args, **kwargs)
+
+    return wrapper
 
 
 class Finite(click.FloatRange):
@@ -64,7 +82,7 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        import_quietly("keras")
+        _import_keras()
         from service.card import CardError
         from service.repository import ModelError
         from training.cifar100 import DataError
@@ -87,3 +105,17 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
             raise click.ClickException(str(error)) from error
 
     return wrapper
+
+
+def _import_keras() -> None:
+    """Import Keras, and its backend with it; say which ones there are where that is not there."""
+    try:
+        import_quietly("keras")
+    except (ImportError, ValueError) as error:
+        if getattr(error, "name", None) == "keras":
+            raise
+        chosen = os.environ.get("KERAS_BACKEND") or "not set"
+        raise click.ClickException(
+            f"Keras' backend cannot be loaded ({error}); KERAS_BACKEND is {chosen}: set it to "
+            f"{' or '.join(BACKENDS)}"
+        ) from error
