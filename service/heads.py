@@ -1,8 +1,8 @@
 """What a request's head says by itself: which route it asks for, and whether its body is of use.
 
 In: WSGI's environment, before the body has been read and before Flask has a look at it. A large
-body is read only for a route that takes one, from somebody who may ask it; what is refused anyway
-costs its head. Flask then answers such a request as any other: 401, 404 or 405.
+body is read only for a route that takes one, so encoded, from somebody who may ask it; what is
+refused anyway costs its head. Flask then answers such a request as any other: 401, 404, 405 or 415.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from service.keys import brings_key, is_public
+from service.operations import encoding_of, operation_of
 from service.state import state_of
 
 if TYPE_CHECKING:
@@ -64,9 +65,13 @@ class Heads:
         self._digests = state_of(app).settings.api_keys
 
     def want_body(self, environ: WSGIEnvironment) -> bool:
-        """Whether there is a view that reads it, and whoever sends it may ask that view."""
+        """Whether there is a view that reads it as it is encoded, for whoever sends it."""
         rule = self._routes.rule(environ) if environ["REQUEST_METHOD"] == "POST" else None
         if rule is None:
             return False
         view = self._views[rule.endpoint]
+        operation = operation_of(view)
+        body = operation.body if operation else None
+        if body and encoding_of(environ) not in body.encodings:
+            return False
         return not self._digests or is_public(view) or brings_key(environ, self._digests)

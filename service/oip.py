@@ -26,7 +26,7 @@ from service.compute import NOT_COMPUTED, compute
 from service.keys import public
 from service.messages import current
 from service.model import IMAGE_SHAPE, Model
-from service.operations import Answer, Tag, operation
+from service.operations import AS_IT_IS, Answer, Tag, encoding_of, operation
 from service.problems import Problem
 from service.protocol import (
     BAD_TENSOR,
@@ -219,7 +219,7 @@ def infer(name: str, version: str | None = None) -> Response:
     model = _model(name, version)
     current().variant = model.variant
     limit = settings().max_body_bytes
-    body = _decoded(read_body(current(), limit), request.headers.get("Content-Encoding", ""), limit)
+    body = _decoded(read_body(current(), limit), encoding_of(request.environ), limit)
     try:
         wish = read_request(body, header_length=_header_length(), max_images=settings().max_images)
     except TooLargeError as error:
@@ -253,17 +253,10 @@ def _header_length() -> int | None:
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
     """The body without its Content-Encoding, at most ``limit`` bytes.
 
-    Raises ``Problem`` 400 (cut off or damaged), 413 (too large) and 415 (another encoding).
+    Raises ``Problem`` 400 (cut off or damaged) and 413 (too large).
     """
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
+    if encoding == AS_IT_IS:
         return body
-    if encoding not in _WINDOW_BITS:
-        raise Problem(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"Content-Encoding is {encoding[:80]!r}; allowed: {', '.join(ENCODING.values)}",
-            headers={"Accept-Encoding": ", ".join(ENCODING.values)},
-        )
     inflater = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         content = inflater.decompress(body, limit + 1)

@@ -66,6 +66,9 @@ _OF_A_REQUEST = (
 
 _TEXT: Schema = {"type": "string"}
 _HEADERS = {
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: {
+        "Accept-Encoding": "The encodings that are read, where the body's is another."
+    },
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "How to bring a key."},
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "Seconds, where too much is waiting."},
 }

@@ -1,9 +1,10 @@
 """What each view takes and answers, declared where the view is, once for two readers.
 
 The decorator ``operation`` reads the query by its declaration, or refuses it, and hands the view
-the values; ``service.openapi`` makes the document of the same declaration. A path's parameters,
-headers, bodies and answers are declared from the constants and types that the code reads and
-writes them by. Nothing here costs a request more than a call.
+the values; it refuses a body in an encoding that is not declared. ``service.openapi`` makes the
+document of the same declaration. A path's parameters, headers, bodies and answers are declared from
+the constants and types that the code reads and writes them by. Nothing here costs a request more
+than two calls.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import wraps
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.messages import current
 from service.numbers import whole
 from service.problems import Problem, Refusals
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 View = Callable[..., Any]
 Media = Callable[[Settings], Mapping[str, Any]]
@@ -45,6 +49,9 @@ BAD_VALUE: Refusals = {
 
 
 NOTHING: Refusals = {}
+
+AS_IT_IS = "identity"
+"""The Content-Encoding of a body without one (RFC 9110, section 8.4)."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +119,15 @@ Parameter = Text | Whole
 
 @dataclass(frozen=True)
 class Body:
-    """What a request brings; ``help`` may name settings, as in "{max_images}"."""
+    """What a request brings; ``help`` may name settings, as in "{max_images}".
+
+    ``encodings`` are the values of Content-Encoding that its view reads.
+    """
 
     help: str
     media: Media
     required: bool = True
+    encodings: tuple[str, ...] = (AS_IT_IS,)
 
 
 @dataclass(frozen=True)
@@ -172,9 +183,12 @@ def operation(
 
     def declare(view: View) -> View:
         declared, more = view, refusals
+        if body is not None:
+            declared = _with_encodings(view, body.encodings)
+            more = ({HTTPStatus.UNSUPPORTED_MEDIA_TYPE: _unread(body.encodings)}, *refusals)
         if query is not None:
-            declared = _with_query(view, query, tolerant)
-            more = (BAD_VALUE if tolerant else BAD_QUERY, *refusals)
+            declared = _with_query(declared, query, tolerant)
+            more = (BAD_VALUE if tolerant else BAD_QUERY, *more)
         declared.operation = Operation(  # type: ignore[attr-defined]
             tag, answer, path, query or (), headers, body, more, bare, told
         )
@@ -183,9 +197,37 @@ def operation(
     return declare
 
 
+def encoding_of(environ: WSGIEnvironment) -> str:
+    """A request's Content-Encoding, in lower case; ``AS_IT_IS`` where it has none."""
+    return environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() or AS_IT_IS
+
+
 def operation_of(view: View) -> Operation | None:
     """What was declared of a view."""
     return getattr(view, "operation", None)
+
+
+def _unread(encodings: tuple[str, ...]) -> str:
+    return f"a Content-Encoding other than {', '.join(encodings)}"
+
+
+def _with_encodings(view: View, encodings: tuple[str, ...]) -> View:
+    """``view``, behind the 415 of RFC 9110, section 15.5.16, for what it does not read."""
+    allowed = ", ".join(encodings)
+
+    @wraps(view)
+    def answer(**values: Any) -> Any:
+        encoding = encoding_of(current().environ)
+        if encoding not in encodings:
+            raise Problem(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                f"Content-Encoding is {encoding[:80]!r}, which is not read here; allowed: "
+                f"{allowed} (the body as it is, without this header)",
+                headers={"Accept-Encoding": allowed},
+            )
+        return view(**values)
+
+    return answer
 
 
 def _with_query(view: View, parameters: tuple[Parameter, ...], tolerant: bool) -> View:

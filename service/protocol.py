@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, Literal, TypedDict
 
 from service.model import IMAGE_SHAPE
-from service.operations import Body, Text, Whole
+from service.operations import AS_IT_IS, Body, Text, Whole
 from service.problems import Refusals
 from service.settings import Settings
 from service.tensors import INPUT, INPUT_TYPE, OUTPUT, SHARED_MEMORY
@@ -25,7 +25,7 @@ VERSION = Text("version", "One of its versions.", pattern="[0-9]{1,19}")
 ENCODING = Text(
     "Content-Encoding",
     "How the whole body is compressed.",
-    values=("gzip", "deflate", "identity"),
+    values=("gzip", "deflate", AS_IT_IS),
 )
 JSON_LENGTH = Whole(
     HEADER_LENGTH, "Where a tensor follows the JSON as bytes: the bytes of the JSON.", 1 << 30
@@ -40,7 +40,6 @@ BAD_TENSOR: Refusals = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
         "more than {max_body_bytes:,} bytes or {max_images} pictures, or JSON longer than they need"
     ),
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: f"an encoding that is none of {', '.join(ENCODING.values)}",
 }
 BAD_WISH: Refusals = {
     HTTPStatus.BAD_REQUEST: "a body that is not an object",
@@ -221,5 +220,6 @@ INFER = Body(
     "A JSON object; or, with the binary tensor extension, one whose input has `binary_data_size` "
     "in place of `data`, and the tensor's bytes behind it.",
     _infer,
+    encodings=ENCODING.values,
 )
 WISH = Body("Nothing, or an object.", _wish, required=False)

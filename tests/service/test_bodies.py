@@ -162,6 +162,13 @@ def answer_before_the_body(server: Running, path: str, *lines: str, method: str 
         ("/nowhere", (f"X-API-Key: {KEY}",), "POST", 404),
         ("/models", (f"Authorization: Bearer {KEY}",), "POST", 405),
         ("/models", (f"Authorization: Bearer {KEY}",), "GET", 200),
+        ("/predict", (f"X-API-Key: {KEY}", "Content-Encoding: gzip"), "POST", 415),
+        (
+            "/v2/models/relu_with_bn/infer",
+            (f"X-API-Key: {KEY}", "Content-Encoding: br"),
+            "POST",
+            415,
+        ),
     ],
 )
 def test_a_large_body_that_nobody_would_read_is_not_waited_for(
@@ -171,9 +178,16 @@ def test_a_large_body_that_nobody_would_read_is_not_waited_for(
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
 
 
-@pytest.mark.parametrize("name", ["X-API-Key: ", "Authorization: Bearer "])
-def test_whoever_has_a_key_is_told_to_go_on(locked: Running, name: str) -> None:
-    answer = answer_before_the_body(locked, "/predict", name + KEY, "Expect: 100-continue")
+@pytest.mark.parametrize(
+    ("path", "lines"),
+    [
+        ("/predict", [f"X-API-Key: {KEY}"]),
+        ("/predict", [f"Authorization: Bearer {KEY}", "Content-Encoding: identity"]),
+        ("/v2/models/relu_with_bn/infer", [f"X-API-Key: {KEY}", "Content-Encoding: gzip"]),
+    ],
+)
+def test_whoever_has_a_key_is_told_to_go_on(locked: Running, path: str, lines: list[str]) -> None:
+    answer = answer_before_the_body(locked, path, *lines, "Expect: 100-continue")
     assert answer == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

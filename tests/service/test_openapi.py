@@ -169,6 +169,21 @@ def test_it_says_which_model_is_the_default_and_which_are_the_current(
     assert "true of one model" in client.get("/docs").text
 
 
+def test_every_body_has_its_encodings(document: dict[str, Any]) -> None:
+    """What is read beside the body as it is is declared as a header, and all else is 415."""
+    for path, item in document["paths"].items():
+        for each in item.values():
+            if "requestBody" not in each:
+                continue
+            declared = [p for p in each["parameters"] if p["in"] == "header"]
+            named = [p["schema"]["enum"] for p in declared if p["name"] == "Content-Encoding"]
+            (encodings,) = named or [["identity"]]
+            assert (len(encodings) > 1) == path.endswith("/infer")
+            refused = each["responses"]["415"]
+            assert f"Content-Encoding other than {', '.join(encodings)}" in refused["description"]
+            assert "Accept-Encoding" in refused["headers"]
+
+
 def test_it_says_whose_version_compare_answers_by(document: dict[str, Any]) -> None:
     compare = document["paths"]["/compare"]["post"]
     (version,) = (each for each in compare["parameters"] if each["name"] == "version")
