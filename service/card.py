@@ -50,6 +50,8 @@ class Training:
     """How the weights came about: ``images`` seen in all, wall-clock ``seconds`` of the fit.
 
     ``precision`` is what the fit computed in; weights, scores and the file are float32 always.
+    ``kept_step`` is the step whose weights these are, where it is not the last of the ``steps``;
+    ``hold_out`` is how many of the training pictures the fit validated on and did not see.
     """
 
     steps: int
@@ -61,6 +63,8 @@ class Training:
     hardware: str
     backend: str
     precision: str = "float32"
+    kept_step: int | None = None
+    hold_out: int | None = None
 
 
 @dataclass(frozen=True)
@@ -196,8 +200,12 @@ class ModelCard:
 
         Raises ``CardError`` for a number that JSON cannot hold (NaN or infinity).
         """
+        value = asdict(self)
+        for name in ("kept_step", "hold_out"):  # older software reads a card that lacks them
+            if value["training"][name] is None:
+                del value["training"][name]
         try:
-            return json.dumps(asdict(self), allow_nan=False, ensure_ascii=False)
+            return json.dumps(value, allow_nan=False, ensure_ascii=False)
         except ValueError as error:
             raise CardError(f"{self.variant}: the card holds NaN or infinity: {error}") from None
 

@@ -241,6 +241,8 @@ def card_of(record: Mapping[str, Any], dataset: Dataset) -> ModelCard:
             hardware=record["hardware"],
             backend=record["backend"],
             precision=recipe.get("precision", "float32"),
+            kept_step=outcome["kept_step"] if outcome["kept_step"] != outcome["steps"] else None,
+            hold_out=configuration["hold_out"] or None,
         ),
         dataset=DatasetCard(**configuration["dataset"]),
         classes=dataset.class_names,

@@ -65,6 +65,13 @@ def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
     held_out = max(trial.get("hold_out", 0) for trial in trials)
     if held_out:
         note += f"{held_out:,} of the training pictures were held out: the curves show these.\n"
+    kept = [
+        f"`{trial['variant']}`, seed {trial['seed']}: {trial['kept_step']:,} of {trial['steps']:,}"
+        for trial in trials
+        if trial.get("kept_step", trial["steps"]) != trial["steps"]
+    ]
+    if kept:
+        note += f"Kept are the weights of an earlier step than the last ({'; '.join(kept)}).\n"
     if any(row["n"] > 1 for row in section["summary"]):
         note += "Means ± standard deviations over the seeds.\n"
     if article:

@@ -28,6 +28,15 @@ def test_the_json_has_the_documented_fields_in_the_documented_order() -> None:
     ]
 
 
+def test_only_a_card_that_has_them_names_a_kept_step_and_a_hold_out() -> None:
+    """Software from before there were such fields refuses those that it does not know."""
+    assert not {"kept_step", "hold_out"} & json.loads(CARD.to_json())["training"].keys()
+    selected = replace(CARD, training=replace(CARD.training, kept_step=1, hold_out=5_000))
+    training = json.loads(selected.to_json())["training"]
+    assert (training["kept_step"], training["hold_out"]) == (1, 5_000)
+    assert ModelCard.from_json(selected.to_json()) == selected
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -37,6 +46,7 @@ def test_the_json_has_the_documented_fields_in_the_documented_order() -> None:
         ("seed", "0", 'seed is "0", not a whole number'),
         ("seed", True, "seed is true, not a whole number"),
         ("training.seconds", None, "training.seconds is null, not a number"),
+        ("training.kept_step", 1.5, "training.kept_step is 1.5, not a whole number"),
         ("training", [], "training is [], not an object"),
         ("dataset.checksum", "abc", "dataset.checksum is 'abc', not a SHA-256 in hex"),
         ("classes", ["one"], "superclasses has 100 names for 1 classes"),

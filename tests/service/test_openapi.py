@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +279,7 @@ FAULTS: list[tuple[str, Any]] = [
 def test_the_cards_schema_refuses_what_the_cards_reader_refuses(document: dict[str, Any]) -> None:
     schema = {"$ref": "#/components/schemas/ModelCard", "components": document["components"]}
     validator = Draft202012Validator(schema)
-    good = make_card("relu_with_bn").to_json()
+    good = json.dumps(asdict(make_card("relu_with_bn")))  # as it is answered: null and all
     for card in (json.loads(good), {**json.loads(good), "parity": None, "normalization": None}):
         validator.validate(card)
         ModelCard.from_json(json.dumps(card))

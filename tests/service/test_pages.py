@@ -202,6 +202,22 @@ def test_both_versions_have_a_card_and_the_newest_answers(client: FlaskClient) -
     assert guesses(page) == compared(client, EXAMPLE)
 
 
+def test_a_card_names_the_step_that_was_kept_and_the_pictures_held_out(
+    client: FlaskClient, settings: Settings, tmp_path: Path
+) -> None:
+    card = make_card("relu_with_bn")
+    training = replace(card.training, steps=6_000, kept_step=4_000, hold_out=5_000)
+    file = make_model("relu_with_bn", replace(card, training=training).to_json())
+    write_repository(tmp_path, {("relu_with_bn", 1): file}, default="relu_with_bn")
+    alone = create_app(replace(settings, models_dir=tmp_path)).test_client()
+    page, plain = (html.unescape(each.get("/").text) for each in (alone, client))
+    assert "; weights of step 4,000; 5,000 training pictures held out; learning rate" in page
+    assert "weights of step" not in plain
+    assert "held out; learning" not in plain
+    shown = alone.get("/models").json["models"][0]["card"]["training"]
+    assert (shown["kept_step"], shown["hold_out"]) == (4_000, 5_000)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

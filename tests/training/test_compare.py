@@ -66,6 +66,7 @@ def test_seeds_come_as_mean_and_standard_deviation(runs: Path, tmp_path: Path) -
     assert cells[1] == "2"
     assert cells[5] == "32.00 ± 2.83 %"
     assert "Means ± standard deviations" in markdown(content)
+    assert "earlier step" not in markdown(content)
 
 
 def test_another_recipe_is_added_and_the_same_one_replaced(runs: Path, tmp_path: Path) -> None:
@@ -321,6 +322,7 @@ def test_the_star_stands_where_the_kept_weights_were(runs: Path, tmp_path: Path)
     content = compare(runs, "one", tmp_path / "to", quiet)
     star = draw(content).axes[0].lines[1]
     assert list(star.get_xdata()) == [60]
+    assert "earlier step than the last (`relu_with_bn`, seed 0: 60 of 180)." in markdown(content)
     (study,) = read_studies(tmp_path / "to")
     (line,) = curves(study, 100)[0].lines
     assert line.frozen is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -16,7 +17,7 @@ from service.card import CARD_KEY
 from service.repository import load_repository
 from tests.training.export.published import contents
 from training.dataset import Dataset
-from training.export import tools_of
+from training.export import card_of, tools_of
 
 
 def test_the_card_tells_the_truth(
@@ -65,6 +66,21 @@ def test_the_card_tells_the_truth(
     assert 0 < parity["max_abs_error"] <= 1e-5
     assert parity["top1_agreement"] == (expected.argmax(axis=1) == order[:, 0]).mean()
     assert parity["provider"] == model.provider
+
+
+@pytest.mark.parametrize(
+    ("kept_step", "hold_out", "says"),
+    [(40, 100, (40, 100)), (60, 100, (None, 100)), (60, 0, (None, None))],
+)
+def test_the_card_says_which_weights_were_kept_and_how_many_pictures_were_held_out(
+    kept_step: int, hold_out: int, says: Any, relu_with_bn: Any, dataset: Dataset
+) -> None:
+    """Of 60 steps; the last one, and no hold-out, need no words."""
+    record = copy.deepcopy(relu_with_bn.record)
+    record["outcome"]["kept_step"] = kept_step
+    record["configuration"]["hold_out"] = hold_out
+    training = card_of(record, dataset).training
+    assert (training.steps, training.kept_step, training.hold_out) == (60, *says)
 
 
 def test_the_card_names_the_tools_of_the_fit_and_of_the_export() -> None:
