@@ -81,6 +81,7 @@ def ablate(
                 "recipe": configuration["recipe"]["name"],
                 "seed": seed,
                 "steps": record["outcome"]["steps"],
+                "hold_out": configuration["hold_out"],
                 "images": used,
                 "scores": scores,
             }
@@ -129,10 +130,13 @@ def markdown(content: dict[str, Any]) -> str:
         cells = [f"{100 * score['top1']:.2f} % / {score['loss']:.3f}" for score in scores]
         rows.append(f"| {kind} | " + " | ".join(cells) + " |")
     used = " or ".join(f"{count:,}" for count in sorted({trial["images"] for trial in trials}))
+    # Seed and hold-out decide which pictures are taken: those of one column, or of them all.
+    several = len({(each["seed"], each["hold_out"], each["images"]) for each in trials}) > 1
+    whose, others = (" of a column", "; another column's may be others") if several else ("", "")
     note = (
         f"Top-1 accuracy and loss on {content['test_images']:,} test pictures of "
-        f"{content['dataset']}; every population is of the same {used} training "
-        "pictures.\n"
+        f"{content['dataset']}; every population{whose} is of the same {used} training "
+        f"pictures{others}.\n"
     )
     return "\n".join([*rows, "", note])
 

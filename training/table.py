@@ -73,7 +73,9 @@ def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
     if kept:
         note += f"Kept are the weights of an earlier step than the last ({'; '.join(kept)}).\n"
     if any(row["n"] > 1 for row in section["summary"]):
-        note += "Means ± standard deviations over the seeds.\n"
+        note += (
+            "Means ± standard deviations over the seeds; img/s and minutes are medians over them.\n"
+        )
     if article:
         note += (
             "The last column is the article's checkpoint, "

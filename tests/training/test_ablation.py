@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 import training.ablation
 from tests.training import oracle
 from training.ablation import KINDS, MOVING, ablate, markdown
+from training.dataset import hold_out
+from training.fit import HOLD_OUT_SEED
 from training.freeze import population_statistics
 from training.nets import running_statistics
 from training.repository import ExportError
-from training.trial import TrialError
+from training.trial import TrialError, read_record, write_record
 
 
 @pytest.fixture(scope="module")
@@ -56,28 +59,90 @@ def test_the_pictures_that_were_used_are_stated(content: dict[str, Any]) -> None
     assert "of the same 1,000 training pictures" in markdown(content)
 
 
-@pytest.mark.parametrize(("asked", "used"), [(999, 980), (20, 20)])
-def test_pictures_that_make_no_whole_batch_are_not_counted(
-    asked: int, used: int, relu_with_bn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, int | None]]:
+    """The pictures that each population is taken from, in their order, and its dropout seed."""
+    seen: list[tuple[np.ndarray, int | None]] = []
 
-    def counted(net: Any, batches: Any, seed: Any) -> Any:
-        seen.append(sum(map(len, batches)))
+    def counted(net: Any, batches: Any, seed: int | None = None) -> Any:
+        seen.append((np.concatenate(list(batches)), seed))
         return {
             layer.name: (layer.moving_mean.numpy(), layer.moving_variance.numpy())
             for layer in running_statistics(net)
         }
 
     monkeypatch.setattr(training.ablation, "population_statistics", counted)
-    few = replace(
-        relu_with_bn.data,
-        test_images=relu_with_bn.data.test_images[:10],
-        test_labels=relu_with_bn.data.test_labels[:10],
-    )
+    return seen
+
+
+def with_tests(data: Any, count: int) -> Any:
+    return replace(data, test_images=data.test_images[:count], test_labels=data.test_labels[:count])
+
+
+@pytest.mark.parametrize(("asked", "used"), [(999, 980), (20, 20)])
+def test_pictures_that_make_no_whole_batch_are_not_counted(
+    asked: int, used: int, relu_with_bn: Any, tmp_path: Path, taken: list[Any]
+) -> None:
+    few = with_tests(relu_with_bn.data, 10)
     content = ablate([relu_with_bn.folder], few, tmp_path, images=asked)
-    assert seen == [used] * 4
+    assert [len(pictures) for pictures, _ in taken] == [used] * 4
     assert content["trials"][0]["images"] == used
+
+
+@pytest.mark.parametrize("held_out", [0, 900])
+def test_a_row_is_of_the_pictures_and_the_dropout_that_it_names(
+    held_out: int, relu_with_bn: Any, tmp_path: Path, taken: list[Any]
+) -> None:
+    """And of none that were held out from the fit, though as many as there are were asked for."""
+    folder = copy_of(relu_with_bn, tmp_path, seed=0, held_out=held_out)
+    data = with_tests(relu_with_bn.data, 10)
+    content = ablate([folder], data, tmp_path / "to", images=1_000)
+    held = set()
+    if held_out:
+        _, pictures, _ = hold_out(data, held_out, HOLD_OUT_SEED)
+        held = {picture.tobytes() for picture in pictures}
+    allowed = {picture.tobytes() for picture in data.train_images} - held
+    rows = [kind for kind in content["trials"][0]["scores"] if kind != MOVING]
+    assert len(rows) == len(taken) == 4
+    for kind, (pictures, dropout_seed) in zip(rows, taken, strict=True):
+        assert len(pictures) == 1_000 - held_out
+        plain = {picture.tobytes() for picture in pictures} == allowed
+        assert plain == ("plain pictures" in kind)
+        assert plain != ("augmented pictures" in kind)
+        assert (dropout_seed is not None) == ("dropout on" in kind)
+        assert (dropout_seed is None) == ("dropout off" in kind)
+
+
+@pytest.mark.parametrize("of_the_second", [{"seed": 1}, {"held_out": 100}])
+def test_the_note_says_where_columns_are_of_different_pictures(
+    of_the_second: dict[str, int], relu_with_bn: Any, tmp_path: Path, taken: list[Any]
+) -> None:
+    folders = [
+        copy_of(relu_with_bn, tmp_path / name, **{"seed": 0, "held_out": 0, **changes})
+        for name, changes in (("one", {}), ("two", of_the_second), ("three", {}))
+    ]
+    data = with_tests(relu_with_bn.data, 10)
+    content = ablate(folders, data, tmp_path / "to", images=40)
+    one, two, three = ({each.tobytes() for each in taken[place][0]} for place in (3, 7, 11))
+    assert one == three != two
+    note = markdown(content).splitlines()[-1]
+    assert (
+        "every population of a column is of the same 40 training pictures; another column" in note
+    )
+    content["trials"].pop(1)
+    note = markdown(content).splitlines()[-1]
+    assert note.endswith("every population is of the same 40 training pictures.")
+
+
+def copy_of(fitted: Any, runs: Path, *, seed: int, held_out: int) -> Path:
+    """The trial's folder, as if it had been fitted from that seed and with that hold-out."""
+    place = runs / "test" / fitted.folder.parent.name / f"seed-{seed}"
+    folder = Path(shutil.copytree(fitted.folder, place))
+    record = read_record(folder)
+    assert record is not None
+    record["configuration"].update(seed=seed, hold_out=held_out)
+    write_record(folder, record)
+    return folder
 
 
 def test_too_few_pictures_and_a_place_that_is_no_folder_are_refused(

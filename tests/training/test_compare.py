@@ -65,7 +65,9 @@ def test_seeds_come_as_mean_and_standard_deviation(runs: Path, tmp_path: Path) -
     assert cells[0] == "`relu_with_bn`"
     assert cells[1] == "2"
     assert cells[5] == "32.00 ± 2.83 %"
-    assert "Means ± standard deviations" in markdown(content)
+    assert "Means ± standard deviations over the seeds; img/s and minutes are medians" in markdown(
+        content
+    )
     assert "earlier step" not in markdown(content)
 
 
