@@ -21,6 +21,9 @@ from training.trial import TrialError, check_same, write_atomically
 
 Values = NDArray[Any]
 
+# The way out where a checkpoint is of no use; what a trial has finished lies in other files.
+ANEW = "remove this file to start over; what was finished stays"
+
 # What reading a damaged file raises.
 BROKEN = (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)
 
@@ -92,7 +95,7 @@ def read_variables(path: Path, variables: list[Any], configuration: dict[str, An
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if "configuration" in stored.files:
                 written = json.loads(str(stored["configuration"]))
-                check_same(path, {"configuration": written}, configuration)
+                check_same(path, {"configuration": written}, configuration, ANEW)
             count = sum(name.isdecimal() for name in stored.files)
             if count != len(variables):
                 raise ValueError(f"{count} variables, not {len(variables)}")
@@ -103,9 +106,7 @@ def read_variables(path: Path, variables: list[Any], configuration: dict[str, An
             progress.best = [stored[name] for name in names] or None
             return progress
     except BROKEN as error:
-        raise TrialError(
-            f"{path}: does not fit this trial ({error}); remove the folder to start over"
-        ) from error
+        raise TrialError(f"{path}: does not fit this trial ({error}); {ANEW}") from error
 
 
 def step_of(file: IO[bytes]) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training import nets
-from training.checkpoint import Progress, read_variables, write_variables
+from training.checkpoint import ANEW, Progress, read_variables, write_variables
 from training.dataset import Dataset, Images, Labels, hold_out
 from training.environment import BACKENDS, achieved
 from training.evaluate import predict, score
@@ -293,8 +293,7 @@ class _Run:
         if self.progress.step > self.trial.recipe.steps:
             raise TrialError(
                 f"{self.checkpoint}: is at step {self.progress.step:,} already, beyond the "
-                f"{self.trial.recipe.steps:,} asked for; ask for as many, or remove the folder "
-                "to start over"
+                f"{self.trial.recipe.steps:,} asked for; ask for as many, or {ANEW}"
             )
 
 
@@ -305,8 +304,7 @@ def _finish(
     if trial.keep_best and progress.best_step and not last["val_loss"] < progress.best_loss:
         if progress.best is None:
             raise TrialError(
-                f"{trial.folder}/checkpoint.npz: does not hold the best epoch's weights; remove "
-                "the folder to start over"
+                f"{trial.folder}/checkpoint.npz: does not hold the best epoch's weights; {ANEW}"
             )
         for variable, value in zip(net.variables, progress.best, strict=True):
             variable.assign(value)

@@ -175,7 +175,12 @@ def recipe_of(record: dict[str, Any]) -> Recipe:
     return Recipe(**{**fields, "augmentation": Augmentation(**fields["augmentation"])})
 
 
-def check_same(there: Path, record: dict[str, Any], asked: dict[str, Any]) -> None:
+def check_same(
+    there: Path,
+    record: dict[str, Any],
+    asked: dict[str, Any],
+    way_out: str = "remove this one to start over",
+) -> None:
     """Raise ``TrialError`` unless the configurations of ``record``, which ``there`` holds, and
     ``asked`` make the same weights, up to the number of steps; with a schedule that is part of
     them. A knob that a record does not know has its default there.
@@ -193,7 +198,7 @@ def check_same(there: Path, record: dict[str, Any], asked: dict[str, Any]) -> No
     if differing:
         raise TrialError(
             f"{there}: holds another trial ({'; '.join(differing)}); "
-            "give another --runs folder, or remove this one to start over"
+            f"give another --runs folder, or {way_out}"
         )
 
 

@@ -20,7 +20,7 @@ from tests.training.trials import history
 from training.dataset import hold_out
 from training.fit import fit
 from training.freeze import freeze, read_frozen
-from training.trial import Trial, read_record, write_record
+from training.trial import Trial, TrialError, read_record, write_record
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,29 @@ def test_what_was_finished_stays_until_the_longer_run_is_done(
     fit(make_trial(tmp_path), small_dataset, say=said.append)
     assert "goes on from step 12 of 14" in said[1]
     assert_same_outcome(short.folder, straight)
+
+
+def test_without_a_damaged_checkpoint_what_was_finished_stays_and_the_longer_run_starts_over(
+    straight: Path,
+    tmp_path: Path,
+    small_dataset: Any,
+    killed_at: Callable[[Trial, Any, int], None],
+) -> None:
+    """The message names the one file to remove."""
+    record = fit(make_trial(tmp_path, steps=8), small_dataset)
+    killed_at(make_trial(tmp_path), small_dataset, 12)
+    checkpoint = make_trial(tmp_path).folder / "checkpoint.npz"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100_000])
+    with pytest.raises(
+        TrialError, match=r"checkpoint\.npz: .*remove this file to start over; what"
+    ):
+        fit(make_trial(tmp_path), small_dataset)
+    checkpoint.unlink()
+    assert fit(make_trial(tmp_path, steps=8), small_dataset) == record
+    said: list[str] = []
+    fit(make_trial(tmp_path), small_dataset, say=said.append)
+    assert not any("goes on from" in each for each in said)
+    assert_same_outcome(checkpoint.parent, straight)
 
 
 @pytest.mark.parametrize("written", range(3))
