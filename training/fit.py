@@ -48,8 +48,8 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
 
     A folder that holds the same trial with fewer steps is taken further; until that is done, what
     was finished there stays as it is. Raises ``TrialError`` where the folder holds a trial of
-    another configuration, another process works on it, the net diverges, or a batch is larger than
-    the training set.
+    another configuration, another process works on it, the net diverges, or a batch, the freeze's
+    too, is larger than the training set.
     """
     if keras.backend.backend() not in BACKENDS:
         raise TrialError(
@@ -64,6 +64,11 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
         raise TrialError(
             f"a batch of {trial.recipe.batch:,} is more than the {len(dataset.train_images):,} "
             "training pictures there are: choose a smaller one"
+        )
+    if trial.variant.normalization and trial.recipe.freeze_batch > len(dataset.train_images):
+        raise TrialError(
+            f"the freeze's batch of {trial.recipe.freeze_batch:,} is more than the "
+            f"{len(dataset.train_images):,} training pictures there are: choose a smaller hold-out"
         )
     with locked(trial.folder):
         record = read_record(trial.folder)

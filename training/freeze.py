@@ -164,7 +164,12 @@ def freeze(
             wanted = min(images or recipe.freeze_images, len(dataset.train_images))
             count = wanted // batch
             if count < 1:
-                raise TrialError(f"{folder}: {wanted} pictures make no batch of {batch}")
+                more = (
+                    f"ask for {batch:,} at least (--images)"
+                    if len(dataset.train_images) >= batch
+                    else "train with a smaller --hold-out, under another --runs folder"
+                )
+                raise TrialError(f"{folder}: {wanted:,} pictures make no batch of {batch}; {more}")
             started = time.perf_counter()
             order = np.random.default_rng(configuration["seed"]).permutation(
                 len(dataset.train_images)

@@ -186,3 +186,19 @@ def test_a_batch_of_more_pictures_than_there_are_is_refused_before_anything_is_m
     with pytest.raises(TrialError, match=f"a batch of {there + 1:,} is more than the {there:,} "):
         fit(trial, small_dataset)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hold_out_that_leaves_the_freeze_no_batch_is_refused_before_the_fit(
+    tmp_path: Path, small_dataset: Any
+) -> None:
+    """The fit's own batch there is; and a net without running statistics needs no other."""
+    recipe = replace(make_recipe(steps=1, steps_per_epoch=1), freeze_batch=101)
+    trial = Trial(recipe, VARIANTS["relu_with_bn"], seed=0, runs=tmp_path, hold_out=100)
+    refusal = (
+        "the freeze's batch of 101 is more than the 100 training pictures .*a smaller hold-out"
+    )
+    with pytest.raises(TrialError, match=refusal):
+        fit(trial, small_dataset)
+    assert list(tmp_path.iterdir()) == []
+    without = replace(trial, variant=VARIANTS["relu_without_bn"])
+    assert fit(without, small_dataset)["status"] == "fitted"
