@@ -26,8 +26,8 @@ from training.fit import HOLD_OUT_SEED
 from training.freeze import frozen, load_net, population_statistics
 from training.nets import running_statistics
 from training.recipes import Recipe
-from training.repository import make_folder
-from training.trial import TrialError, read_named, recipe_of, write_atomically
+from training.repository import ExportError, make_folder, write_text
+from training.trial import TrialError, read_named, recipe_of
 
 IMAGES = 4_800  # training pictures that each kind is taken from
 MOVING = "moving averages, as trained"
@@ -99,8 +99,14 @@ def ablate(
     }
     text = json.dumps(content, indent=1) + "\n"
     table = markdown(content)
-    write_atomically(to / "ablation.json", lambda path: path.write_text(text))
-    write_atomically(to / "ablation.md", lambda path: path.write_text(table))
+    try:
+        write_text(to / "ablation.json", text)
+        write_text(to / "ablation.md", table)
+    except OSError as error:
+        raise ExportError(
+            f"{to}: cannot be written ({error.strerror or error}); make room, or give another "
+            "folder (--to)"
+        ) from error
     return content
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.loop import Logs
-from training.trial import TrialError, check_same, write_atomically
+from training.trial import TrialError, check_same, write_own
 
 Values = NDArray[Any]
 
@@ -80,7 +80,7 @@ def write_variables(
         with passing.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    write_atomically(path, write)
+    write_own(path, write)
 
 
 def read_variables(path: Path, variables: list[Any], configuration: dict[str, Any]) -> Progress:

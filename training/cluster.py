@@ -43,7 +43,7 @@ from training.trial import (
     check_same,
     locked,
     read_record,
-    write_atomically,
+    write_own,
 )
 
 CHECKPOINT = "checkpoint.npz"
@@ -164,7 +164,7 @@ def unpack(files: dict[str, bytes], folder: Path, say: Callable[[str], None]) ->
             (folder / RECORD).unlink(missing_ok=True)
         for name in new:
             if name in files:
-                write_atomically(folder / name, partial(Path.write_bytes, data=files[name]))
+                write_own(folder / name, partial(Path.write_bytes, data=files[name]))
             else:
                 (folder / name).unlink(missing_ok=True)
 

@@ -285,6 +285,12 @@ def tools_of(fit: Mapping[str, str], exported: Mapping[str, str]) -> dict[str, s
 
 
 def write_model(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:
-    """Write ``graph`` with ``card`` in its metadata to ``path``."""
+    """Write ``graph`` with ``card`` in its metadata to ``path``. Raises ``ExportError``."""
     onnx.helper.set_model_props(graph, {CARD_KEY: card.to_json()})
-    path.write_bytes(graph.SerializeToString(deterministic=True))
+    try:
+        path.write_bytes(graph.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise ExportError(
+            f"{path}: cannot be written ({error.strerror or error}); make room there, or have "
+            "TMPDIR name another folder"
+        ) from error

@@ -34,7 +34,7 @@ from training.trial import (
     locked,
     read_record,
     recipe_of,
-    write_atomically,
+    write_own,
     write_record,
 )
 
@@ -48,8 +48,8 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
 
     A folder that holds the same trial with fewer steps is taken further; until that is done, what
     was finished there stays as it is. Raises ``TrialError`` where the folder holds a trial of
-    another configuration, another process works on it, the net diverges, or a batch, the freeze's
-    too, is larger than the training set.
+    another configuration or cannot be written, another process works on it, the net diverges, or a
+    batch, the freeze's too, is larger than the training set.
     """
     if keras.backend.backend() not in BACKENDS:
         raise TrialError(
@@ -317,7 +317,7 @@ def _finish(
     # From here on the folder is of this run; one with fewer steps, finished before, goes.
     write_record(trial.folder, record)
     write_history(trial.folder, progress.history)
-    write_atomically(trial.folder / "model.keras", net.save)
+    write_own(trial.folder / "model.keras", net.save)
     record = fitted(record, trial, progress, kept)
     write_record(trial.folder, record)
     return record

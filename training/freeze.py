@@ -31,7 +31,7 @@ from training.trial import (
     read_named,
     read_record,
     recipe_of,
-    write_atomically,
+    write_own,
     write_record,
 )
 
@@ -130,7 +130,8 @@ def freeze(
     ``images`` is how many training pictures to use; by default the recipe says so. Reads
     ``model.keras``, writes ``frozen.keras``, and scores both on the test pictures. A net
     without running statistics is copied as it is, and the record says so. Raises ``TrialError``
-    where nothing fitted is there, or ``dataset`` is not the one it was fitted on.
+    where nothing fitted is there, ``dataset`` is not the one it was fitted on, its pictures make no
+    batch, or the folder cannot be written.
     """
     _fitted(folder)  # before the folder is locked, and with that made
     with locked(folder):
@@ -196,7 +197,7 @@ def freeze(
         record["status"] = "fitted"
         record.pop("freeze", None)
         write_record(folder, record)
-        write_atomically(folder / "frozen.keras", net.save)
+        write_own(folder / "frozen.keras", net.save)
         record["status"] = "frozen"
         record["freeze"] = result
         write_record(folder, record)

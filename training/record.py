@@ -17,7 +17,7 @@ import numpy as np
 
 from training.checkpoint import Progress
 from training.environment import hardware, versions
-from training.trial import Trial, write_atomically
+from training.trial import Trial, write_own
 
 HISTORY = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "images_per_second")
 
@@ -64,7 +64,7 @@ def write_history(folder: Path, rows: list[dict[str, float]]) -> None:
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / "history.csv", lambda passing: passing.write_text(text.getvalue()))
+    write_own(folder / "history.csv", lambda passing: passing.write_text(text.getvalue()))
 
 
 def _together(runs: list[dict[str, Any]]) -> dict[str, Any]:

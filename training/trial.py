@@ -133,7 +133,20 @@ def read_named(folder: Path) -> dict[str, Any] | None:
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Replace ``trial.json`` in one step. Raises ``ValueError`` for what JSON has not: NaN."""
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / "trial.json", lambda path: path.write_text(text))
+    write_own(folder / "trial.json", lambda path: path.write_text(text))
+
+
+def write_own(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a trial's file as ``write_atomically`` does. Raises ``TrialError`` where it cannot be,
+    as on a full disk; the file that was there before stays.
+    """
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise TrialError(
+            f"{path.parent}: cannot be written ({error.strerror or error}); make room and repeat "
+            "the command, it goes on"
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:

@@ -261,7 +261,6 @@ def test_a_freeze_killed_at_any_moment_leaves_no_false_record(
 
     with monkeypatch.context() as patch:
         patch.setattr(training.trial, "write_atomically", dying)
-        patch.setattr(training.freeze, "write_atomically", dying)
         with pytest.raises(Killed):
             freeze(folder, sigmoid_with_bn.data, images=100)
     if written:

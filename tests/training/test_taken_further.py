@@ -120,8 +120,7 @@ def test_a_longer_run_that_is_killed_as_it_takes_the_place_is_ended_by_the_next(
         write_atomically(path, write)
 
     def finish_dying(*arguments: Any) -> Any:
-        for module in (training.trial, training.record, training.fit):
-            patch.setattr(module, "write_atomically", dying)
+        patch.setattr(training.trial, "write_atomically", dying)
         return finish(*arguments)
 
     with monkeypatch.context() as patch:
