@@ -6,10 +6,9 @@ pictures. It should reach, on the 10,000 test pictures with the moving averages 
 (ReLU with BN), 51.3 % (sigmoid with BN), 28.3 % (ReLU without) and 1.0 % (sigmoid without: chance).
 About 1.10 PFLOP a net.
 
-``modern`` fits the same nets with Muon, a schedule and bfloat16, 64 passes again. Frozen, ReLU with
-BN should then reach 68.3 % (one seed, 129 minutes on two busy cores of an AMD EPYC). The others
-were fitted with 6,000 steps alone (12 passes, one seed): 58.6 % (sigmoid with BN), 57.3 % (ReLU
-without) and 58.2 % (sigmoid without); ReLU with BN 63.1 % then.
+``modern`` fits the same nets with Muon, a schedule and bfloat16, 64 passes again. Frozen, they
+should then reach 68.3 % (ReLU with BN), 67.7 % (sigmoid with BN), 65.3 % (ReLU without) and 65.5 %
+(sigmoid without); one seed each.
 
 ``demo`` fits the drawn pictures of ``training.synthetic`` in about a minute on two cores.
 """

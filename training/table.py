@@ -23,10 +23,9 @@ def markdown(content: dict[str, Any]) -> str:
 def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
     data, article = content["dataset"], content["article"]
     rows = [
-        "| variant | n | steps | passes | top-1, moving averages | top-1, population "
-        "| gain, points | top-5 | loss | img/s | minutes |"
-        + (" article 2018 |" if article else ""),
-        "| --- |" + " ---: |" * (11 if article else 10),
+        "| variant | seeds | steps | passes | top-1, moving averages | top-1, population "
+        "| gain, points | top-5 | loss |" + (" article 2018 |" if article else ""),
+        "| --- |" + " ---: |" * (9 if article else 8),
     ]
     for row in section["summary"]:
         before, after, n = row["before"], row["after"], row["n"]
@@ -45,8 +44,6 @@ def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
             f"{100 * row['gain']:+.2f}" if row["gain"] is not None else "no statistics",
             _spread(after["top5"], n),
             _loss(after["loss"], n),
-            f"{row['images_per_second']:.0f}",
-            f"{row['seconds'] / 60:.1f}",
         ]
         if article:
             cells.append(f"{100 * article[row['variant']]['top1']:.2f} %")
@@ -73,9 +70,7 @@ def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
     if kept:
         note += f"Kept are the weights of an earlier step than the last ({'; '.join(kept)}).\n"
     if any(row["n"] > 1 for row in section["summary"]):
-        note += (
-            "Means ± standard deviations over the seeds; img/s and minutes are medians over them.\n"
-        )
+        note += "Means ± standard deviations over the seeds.\n"
     if article:
         note += (
             "The last column is the article's checkpoint, "
