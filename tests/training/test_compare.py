@@ -66,6 +66,7 @@ def test_seeds_come_as_mean_and_standard_deviation(runs: Path, tmp_path: Path) -
     assert cells[1] == "2"
     assert cells[5] == "32.00 ± 2.83 %"
     assert "Means ± standard deviations over the seeds." in markdown(content)
+    assert "earlier step" not in markdown(content)
 
 
 def test_another_recipe_is_added_and_the_same_one_replaced(runs: Path, tmp_path: Path) -> None:
