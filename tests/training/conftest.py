@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,3 +154,14 @@ def few_tests(dataset: Any) -> Any:
 def with_bn(request: pytest.FixtureRequest) -> Fitted:
     """Both nets that normalize, one after the other."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Fitted], Path]:
+    """A copy of a fitted trial's folder that a test may change."""
+
+    def copy(fitted: Any) -> Path:
+        target = tmp_path.joinpath(*fitted.folder.parts[-3:])
+        return Path(shutil.copytree(fitted.folder, target))
+
+    return copy

@@ -1,8 +1,9 @@
-"""Recipes of few steps for the tests of the fit, and the history that a trial leaves."""
+"""Recipes of few steps for the tests of the fit, and what a trial leaves: history and files."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 from pathlib import Path
 
 from training.recipes import Recipe
@@ -15,3 +16,8 @@ def make_recipe(steps: int, steps_per_epoch: int) -> Recipe:
 def history(folder: Path) -> list[dict[str, str]]:
     with (folder / "history.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,66 +7,30 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
-import statistics
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.charts import curves
 from service.study import read_studies
+from tests.training.compare.records import (
+    add_a_variant,
+    change,
+    faster,
+    fitted_only,
+    held_out,
+    quiet,
+)
 from tests.training.export.published import contents
 from tests.training.trials import history
 from training.compare import compare
 from training.figure import draw
 from training.repository import ExportError
 from training.table import markdown
-from training.trial import TrialError, read_record, write_record
+from training.trial import TrialError, read_record
 
-SHIPPED = Path(__file__).parents[2] / "exported_models"
-
-
-@pytest.fixture
-def runs(relu_with_bn: Any, relu_without_bn: Any, tmp_path: Path) -> Path:
-    """Recipe ``one``: a variant with two seeds of different outcomes; ``two``: another variant."""
-    runs = tmp_path / "runs"
-    for recipe, fitted, seed, top1 in (
-        ("one", relu_with_bn, 0, 0.30),
-        ("one", relu_with_bn, 1, 0.34),
-        ("two", relu_without_bn, 0, 0.25),
-    ):
-        folder = runs / recipe / fitted.folder.parent.name / f"seed-{seed}"
-        shutil.copytree(fitted.folder, folder)
-        record = read_record(folder)
-        assert record is not None
-        record["configuration"]["seed"] = seed
-        record["configuration"]["recipe"]["name"] = recipe
-        record["configuration"]["dataset"] = relu_with_bn.record["configuration"]["dataset"]
-        record["freeze"]["after"]["top1"] = top1
-        write_record(folder, record)
-    return runs
-
-
-def quiet(_: str) -> None:
-    pass
-
-
-def test_seeds_come_as_mean_and_standard_deviation(runs: Path, tmp_path: Path) -> None:
-    content = compare(runs, "one", tmp_path / "to", quiet)
-    (row,) = content["summary"]
-    assert row["n"] == 2
-    assert row["after"]["top1"]["mean"] == pytest.approx(0.32)
-    assert row["after"]["top1"]["spread"] == pytest.approx(statistics.stdev([0.30, 0.34]))
-    (line,) = [each for each in markdown(content).splitlines() if each.startswith("| `relu_with")]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[0] == "`relu_with_bn`"
-    assert cells[1] == "2"
-    assert cells[5] == "32.00 ± 2.83 %"
-    assert "Means ± standard deviations over the seeds." in markdown(content)
-    assert "earlier step" not in markdown(content)
+SHIPPED = Path(__file__).parents[3] / "exported_models"
 
 
 def test_another_recipe_is_added_and_the_same_one_replaced(runs: Path, tmp_path: Path) -> None:
@@ -108,103 +72,6 @@ def test_variants_without_a_trial_here_stay_as_they_were_published(
     assert f"relu_without_bn, seed 0: {left_out}" in said
 
 
-def test_seeds_that_were_published_before_add_up(runs: Path, tmp_path: Path) -> None:
-    """As if each had been fitted on a machine of its own, the second one first."""
-    to, folder = tmp_path / "to", runs / "one/relu_with_bn"
-    both = compare(runs, "one", tmp_path / "together", quiet)
-    shutil.move(folder / "seed-0", tmp_path / "elsewhere")
-    alone = compare(runs, "one", to, quiet)
-    assert [trial["seed"] for trial in alone["trials"]] == [1]
-    shutil.move(folder / "seed-1", tmp_path / "gone")
-    shutil.move(tmp_path / "elsewhere", folder / "seed-0")
-    said: list[str] = []
-    assert compare(runs, "one", to, said.append) == both
-    assert said[0] == "relu_with_bn, seed 1: has no trial here, stays as it was published"
-    assert contents(to) == contents(tmp_path / "together")
-
-
-def lost(trial: dict[str, Any]) -> None:
-    del trial["configuration"]
-
-
-def of_a_newer_version(trial: dict[str, Any]) -> None:
-    trial["configuration"]["recipe"]["sharpness"] = 0.05
-
-
-def slower(trial: dict[str, Any]) -> None:
-    trial["configuration"]["recipe"]["learning_rate"] = 5e-4
-
-
-def of_fewer(trial: dict[str, Any]) -> None:
-    trial["freeze"]["images"] = 80
-
-
-@pytest.mark.parametrize(
-    ("how", "says"),
-    [
-        (slower, "recipe.learning_rate is 0.0005 there and 0.001 here"),
-        (of_fewer, "freeze.images is 80 there and"),
-        (lost, "does not say how it was fitted"),
-        (of_a_newer_version, "does not say how it was fitted, or not as this version does"),
-    ],
-)
-def test_a_published_trial_of_another_kind_is_no_further_seed(
-    how: Callable[[dict[str, Any]], None], says: str, runs: Path, tmp_path: Path
-) -> None:
-    content = compare(runs, "one", tmp_path, quiet)
-    how(content["trials"][1])
-    (tmp_path / "comparison.json").write_text(json.dumps(content))
-    shutil.rmtree(runs / "one/relu_with_bn/seed-1")
-    said: list[str] = []
-    (trial,) = compare(runs, "one", tmp_path, said.append)["trials"]
-    assert trial["seed"] == 0
-    assert said[0].startswith(f"relu_with_bn, seed 1: has no trial here, and {says}")
-    assert said[0].endswith("; left out")
-
-
-def test_a_knob_that_a_published_trial_does_not_know_has_its_default(
-    runs: Path, tmp_path: Path
-) -> None:
-    content = compare(runs, "one", tmp_path, quiet)
-    assert content["trials"][1]["configuration"]["recipe"].pop("label_smoothing") == 0.0
-    (tmp_path / "comparison.json").write_text(json.dumps(content))
-    shutil.rmtree(runs / "one/relu_with_bn/seed-1")
-    assert compare(runs, "one", tmp_path, quiet)["summary"] == content["summary"]
-
-
-def change(folder: Path, how: Callable[[dict[str, Any]], None]) -> None:
-    record = read_record(folder)
-    assert record is not None
-    how(record)
-    write_record(folder, record)
-
-
-def add_a_variant(runs: Path) -> None:
-    """The net of recipe ``two``, as if it were by recipe ``one``."""
-    shutil.copytree(runs / "two/relu_without_bn", runs / "one/relu_without_bn")
-    change(
-        runs / "one/relu_without_bn/seed-0",
-        lambda record: record["configuration"]["recipe"].update(name="one"),
-    )
-
-
-def fitted_only(record: dict[str, Any]) -> None:
-    record["status"] = "fitted"
-
-
-def held_out(record: dict[str, Any]) -> None:
-    record["configuration"]["hold_out"] = 100
-    record["outcome"]["validation_set"] = "hold-out"
-
-
-def faster(record: dict[str, Any]) -> None:
-    record["configuration"]["recipe"]["learning_rate"] = 0.5
-
-
-def frozen_by_fewer(record: dict[str, Any]) -> None:
-    record["freeze"]["images"] = 80
-
-
 def test_the_shipped_table_is_made_of_the_shipped_numbers() -> None:
     content = json.loads((SHIPPED / "comparison.json").read_text())
     assert markdown(content) == (SHIPPED / "comparison.md").read_text()
@@ -243,42 +110,6 @@ def test_nothing_to_compare_is_said(runs: Path, tmp_path: Path) -> None:
     for recipe in ("two", "three"):
         with pytest.raises(TrialError, match=f"{recipe}: no frozen trial to compare; run the tra"):
             compare(runs, recipe, tmp_path / "to", quiet)
-
-
-@pytest.mark.parametrize(
-    ("how", "says"),
-    [
-        (faster, r"recipe\.learning_rate is 0\.001 in .*seed-0 and 0\.5 in .*seed-1"),
-        (held_out, r"hold_out is 0 in .*seed-0 and 100 in .*seed-1"),
-        (frozen_by_fewer, r"freeze\.images is [0-9]+ in .*seed-0 and 80 in .*seed-1"),
-    ],
-)
-def test_trials_of_different_configurations_are_not_averaged(
-    how: Callable[[dict[str, Any]], None], says: str, runs: Path, tmp_path: Path
-) -> None:
-    change(runs / "one/relu_with_bn/seed-1", how)
-    with pytest.raises(TrialError, match=rf"{says}: .*folders of their own"):
-        compare(runs, "one", tmp_path / "to", quiet)
-
-
-@pytest.mark.parametrize(
-    ("copied", "to"),
-    [
-        ("one/relu_with_bn/seed-0", "one/relu_with_bn/seed-2"),
-        ("one/relu_with_bn/seed-0", "one/relu_with_bn/seed-00"),
-        ("two/relu_without_bn/seed-0", "one/relu_without_bn/seed-0"),
-        ("one/relu_with_bn/seed-0", "one/sigmoid_with_bn/seed-0"),
-    ],
-    ids=["another seed", "the same seed", "another recipe", "another variant"],
-)
-def test_a_copy_under_another_name_is_no_further_trial(
-    copied: str, to: str, runs: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(runs / copied, runs / to)
-    refusal = rf"{re.escape(str(runs / to))}: its record is of {copied}, .*move it .*or remove it"
-    with pytest.raises(TrialError, match=refusal):
-        compare(runs, "one", tmp_path / "to", quiet)
-    assert not (tmp_path / "to").exists()
 
 
 def test_variants_validated_on_different_pictures_are_not_drawn_together(
