@@ -132,8 +132,10 @@ class Gate:
         ``environ`` is as much of it as is known.
         """
         headers, body = self._problem(environ, status, detail)
-        route = self._route(environ) if "REQUEST_METHOD" in environ else None
-        self._tell(_entry(environ, status, seconds, route=route, bytes_out=len(body)))
+        # Where its head was not valid to its end, what it asks for is a guess.
+        route = self._route(environ) if "wsgi.input" in environ else None
+        size = 0 if environ.get("REQUEST_METHOD") == "HEAD" else len(body)
+        self._tell(_entry(environ, status, seconds, route=route, bytes_out=size))
         return headers, body
 
     def hung_up(self, environ: WSGIEnvironment, taken: int, seconds: float) -> None:

@@ -252,6 +252,7 @@ class Incoming(asyncio.Protocol, ABC):
         if self._stage != HEAD:
             return self._base.copy()
         if self._url:
+            self._environ["REQUEST_METHOD"] = self._parser.get_method().decode("ascii")
             self._environ["PATH_INFO"] = self._url.split(b"?", 1)[0].decode("latin-1")
         return self._environ
 

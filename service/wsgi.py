@@ -83,7 +83,8 @@ class OnLoop:
     ) -> Answer:
         """The whole answer to what became no request; ``environ`` is what is known of it."""
         headers, body = self._gate.no_request(environ, status, detail, seconds)
-        return _written(f"{status} {status.phrase}", headers, body)
+        bodiless = environ.get("REQUEST_METHOD") == "HEAD"
+        return _written(f"{status} {status.phrase}", headers, body, bodiless=bodiless)
 
 
 def call(application: WSGIApplication, environ: WSGIEnvironment) -> Answer:

@@ -156,3 +156,14 @@ def test_chunks_are_known_however_they_are_spelt(coding: str, version: str) -> N
     answer, _ = asyncio.run(asked(echo, head.encode() + b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"))
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"[POST / 5]")
+
+
+@pytest.mark.parametrize("head", ["HEAD / HTTP/1.1", f"HEAD /{'a' * 70_000} HTTP/1.1\r\nHost: a"])
+def test_a_refused_head_has_no_body_either(head: str) -> None:
+    told: list[Answered] = []
+    answer, _ = asyncio.run(asked(echo, head.encode() + b"\r\n\r\n", told=told))
+    lines, _, body = answer.partition(b"\r\n\r\n")
+    assert b"\r\nContent-Type: application/problem+json\r\n" in lines
+    assert b"\r\nContent-Length: 0\r\n" not in lines
+    assert not body
+    assert [(entry.method, entry.bytes_out) for entry in told] == [("HEAD", 0)]
