@@ -123,7 +123,10 @@ def _write(to: Path, content: dict[str, Any]) -> None:
 
 
 def _published(to: Path, dataset: dict[str, Any]) -> list[dict[str, Any]]:
-    """The sections that stand in ``to``. Raises ``ExportError`` where they are of other data."""
+    """The sections that stand in ``to``.
+
+    Raises ``ExportError`` where they are of other data, or of a variant that nobody knows any more.
+    """
     refuse_other_data(to, dataset["name"])
     path = to / "comparison.json"
     if not path.exists():
@@ -138,9 +141,16 @@ def _published(to: Path, dataset: dict[str, Any]) -> list[dict[str, Any]]:
                 f"trials are of {dataset['name']} ({dataset['checksum'][:12]}…); give another "
                 "folder (--to; with make, MODELS=)"
             )
+        found = sections(published)
+        variants = {trial["variant"] for section in found for trial in section["trials"]}
     except (StudyError, KeyError, TypeError) as error:
         raise ExportError(f"{path}: {error}; mend or remove it") from error
-    return sections(published)
+    if strangers := sorted(variants - set(VARIANTS)):
+        raise ExportError(
+            f"{path}: has trials of {', '.join(strangers)}, which training/variants.py does not "
+            "know; add it there again, or give another folder (--to; with make, MODELS=)"
+        )
+    return found
 
 
 def _finite(value: Any) -> Any:

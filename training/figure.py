@@ -12,6 +12,9 @@ from training.table import sections
 from training.variants import VARIANTS
 
 COLOURS = {"sigmoid": "#d95f02", "relu": "#1b6ca8"}
+OTHERS = "#5c5c5c"  # any other activation
+DASHES = {"batch": "-", None: "--"}
+DOTS = ":"  # any other normalization
 PANELS = (  # of the history, of the scores, and in words
     ("val_accuracy", "top1", "accuracy"),
     ("val_loss", "loss", "loss (nats)"),
@@ -21,7 +24,8 @@ PANELS = (  # of the history, of the scores, and in words
 def draw(content: dict[str, Any]) -> Any:
     """The figure: accuracy and loss on the validation pictures by step, a row a recipe.
 
-    Colour is the activation; a solid line has batch normalization. A star is the frozen net.
+    Colour is the activation; a solid line has batch normalization, a dashed one none, a dotted one
+    another. A star is the frozen net.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -67,7 +71,7 @@ def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str, *, j
     """
     for trial in trials:
         variant = VARIANTS[trial["variant"]]
-        colour = COLOURS[variant.activation]
+        colour = COLOURS.get(variant.activation, OTHERS)
         steps = [row["step"] for row in trial["history"]]
         values = [_number(row[key]) for row in trial["history"]]
         first = trial is next(each for each in trials if each["variant"] == variant.name)
@@ -75,7 +79,7 @@ def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str, *, j
             steps,
             values,
             color=colour,
-            linestyle="-" if variant.normalization else "--",
+            linestyle=DASHES.get(variant.normalization, DOTS),
             marker="o",
             markersize=3.5,
             label=variant.name.replace("_", " ") if first else None,

@@ -8,12 +8,15 @@ in it that may hide, and answers a picture the same alone and in a batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import keras
 import numpy as np
 import onnx
+import onnx.numpy_helper
+import onnx.shape_inference
 
 from service.repository import BATCH_TOLERANCE
 from service.runtime import DEFAULT_OPTIONS, create_session
@@ -21,7 +24,8 @@ from training.dataset import IMAGE_SHAPE
 from training.repository import ExportError
 
 OPSET = 17
-OF_TRAINING = {"ReduceMean", "ReduceSumSquare", "Dropout", "Bernoulli", "Multinomial"}
+OF_TRAINING = {"Dropout", "Bernoulli", "Multinomial"}
+MOMENTS = {"ReduceMean", "ReduceSumSquare"}  # over pictures; over one's own they are no harm
 
 
 def refuse_other_backends() -> None:
@@ -65,12 +69,15 @@ def check_inference_graph(graph: onnx.ModelProto) -> None:
     in training mode, dropout, and every random operator.
     """
     faults = []
+    over_pictures = _over_pictures(graph)
     for node in nodes_of(graph):
         attributes = {each.name: each for each in node.attribute}
         if node.domain not in ("", "ai.onnx"):
             faults.append(f"{node.op_type} of domain {node.domain!r}, which is not ONNX's")
         elif "training_mode" in attributes and attributes["training_mode"].i:
             faults.append(f"{node.op_type} with training_mode")
+        elif node.op_type in MOMENTS and over_pictures(node):
+            faults.append(f"{node.op_type} over pictures")
         elif node.op_type in OF_TRAINING or "Random" in node.op_type:
             faults.append(node.op_type)
     if faults:
@@ -85,6 +92,37 @@ def check_inference_graph(graph: onnx.ModelProto) -> None:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # the checker raises several unrelated types
         raise ExportError(f"the converter made a graph that is not valid ONNX: {error}") from error
+
+
+def _over_pictures(graph: onnx.ModelProto) -> Callable[[onnx.NodeProto], bool]:
+    """Tells of a reduction in ``graph`` whether it goes over pictures, the first axis.
+
+    One of which that cannot be told counts as if it did.
+    """
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.graph.initializer}
+
+    @cache
+    def ranks() -> dict[str, int]:
+        inferred = onnx.shape_inference.infer_shapes(graph).graph
+        values = (*inferred.input, *inferred.value_info)
+        return {
+            each.name: len(each.type.tensor_type.shape.dim)
+            for each in values
+            if each.type.tensor_type.HasField("shape")
+        }
+
+    def over_pictures(node: onnx.NodeProto) -> bool:
+        axes = next((list(each.ints) for each in node.attribute if each.name == "axes"), None)
+        if axes is None and len(node.input) > 1:  # as from opset 18 on
+            axes = constants.get(node.input[1], np.array([])).tolist()
+        if not axes:  # all of them, or nobody knows which
+            return True
+        if min(axes) >= 0:
+            return 0 in axes
+        rank = ranks().get(node.input[0])
+        return rank is None or any(axis in (0, -rank) for axis in axes)
+
+    return over_pictures
 
 
 def nodes_of(graph: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -31,6 +31,14 @@ LOGITS = "logits"
 # 5/3 is usual.
 GAIN = {"relu": 2**0.5, "sigmoid": 4 * 5 / 3}
 
+NORMALIZATIONS = {  # in how many groups a picture's channels are normalized; batch: over pictures
+    "batch": None,  # Ioffe & Szegedy 2015
+    "group": 20,  # Wu & He 2018: of 3 channels, in the last block of 5
+    "layer": 1,  # Ba et al. 2016, over all channels and places of a picture
+    "instance": -1,  # Ulyanov et al. 2016: each channel by itself
+}
+"""All but ``batch`` compute the same in training and in inference: there is nothing to freeze."""
+
 
 def build(
     variant: Variant,
@@ -61,7 +69,7 @@ def build(
         """Of the layer behind ``activation``; None: the pixels, which Glorot's rule suits."""
         if scaled and activation is not None:
             return keras.initializers.VarianceScaling(
-                GAIN[activation] ** 2, "fan_in", "uniform", seed=int(next(seeds))
+                GAIN.get(activation, 1.0) ** 2, "fan_in", "uniform", seed=int(next(seeds))
             )
         return keras.initializers.GlorotUniform(seed=int(next(seeds)))
 
@@ -73,18 +81,22 @@ def build(
     for block, width in enumerate(WIDTHS, start=1):
         for half in (1, 2):
             name = f"block{block}_{{}}{half}"
-            x = keras.layers.Conv2D(
+            conv = keras.layers.Conv2D(
                 width,
                 3,
                 padding="same",
                 kernel_initializer=kernel(behind),
                 name=name.format("conv"),
                 dtype=policy,
-            )(x)
-            if variant.normalization is not None:
-                x = _normalization(variant.normalization, name.format("norm"), policy)(x)
+            )
             behind = variant.activation
-            x = keras.layers.Activation(behind, name=name.format(behind), dtype=policy)(x)
+            activation = keras.layers.Activation(behind, name=name.format(behind), dtype=policy)
+            layers = [conv, activation]
+            if variant.normalization is not None:
+                norm = _normalization(variant.normalization, name.format("norm"), policy)
+                layers.insert(2 if variant.behind_activation else 1, norm)
+            for layer in layers:
+                x = layer(x)
         if block < len(WIDTHS):
             x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool", dtype=policy)(x)
             x = keras.layers.Dropout(
@@ -139,8 +151,12 @@ def running_statistics(net: keras.Model) -> list[Any]:
 
 
 def _normalization(kind: str, name: str, policy: str) -> keras.layers.Layer:
-    if kind == "batch":
-        mixed = policy != "float32"
-        layer = MixedBatchNormalization if mixed else keras.layers.BatchNormalization
-        return layer(momentum=0.99, epsilon=1e-3, name=name, dtype=policy)
-    raise ValueError(f"unknown normalization {kind!r}: this project knows 'batch' and None")
+    if kind not in NORMALIZATIONS:
+        known = ", ".join(map(repr, NORMALIZATIONS))
+        raise ValueError(f"unknown normalization {kind!r}: this project knows {known} and None")
+    groups = NORMALIZATIONS[kind]
+    if groups is not None:
+        return keras.layers.GroupNormalization(groups, epsilon=1e-3, name=name, dtype=policy)
+    mixed = policy != "float32"
+    layer = MixedBatchNormalization if mixed else keras.layers.BatchNormalization
+    return layer(momentum=0.99, epsilon=1e-3, name=name, dtype=policy)

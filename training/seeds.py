@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.trial import TrialError, differences, recipe_of
+from training.trial import TrialError, differences, recipe_of, variant_of
 
 BESIDE = ("seed", "dataset")  # of a configuration: these stand in the entry itself
 
@@ -91,16 +91,18 @@ def refuse_mixtures(trials: dict[Path, dict[str, Any]]) -> None:
 
 
 def _differences(one: dict[str, Any], two: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """At what two trials are no seeds of one configuration. Where one does not know a knob of the
-    recipe, that has its default. Raises ``KeyError`` and the like where one does not say it all.
+    """At what two trials are no seeds of one configuration.
+
+    Where one does not know a knob of the recipe or the variant, that has its default. Raises
+    ``KeyError`` and the like where one does not say it all.
     """
 
     def knobs(trial: dict[str, Any]) -> dict[str, Any]:
         freeze = {name: trial["freeze"][name] for name in ("kind", "images", "batches")}
-        recipe = asdict(recipe_of(trial))
         return {
             **trial["configuration"],
-            "recipe": recipe,
+            "recipe": asdict(recipe_of(trial)),
+            "variant": asdict(variant_of(trial)),
             "dataset": trial["dataset"],
             "freeze": freeze,
         }

@@ -46,7 +46,8 @@ def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
             _loss(after["loss"], n),
         ]
         if article:
-            cells.append(f"{100 * article[row['variant']]['top1']:.2f} %")
+            own = article.get(row["variant"])  # it had four
+            cells.append(f"{100 * own['top1']:.2f} %" if own else "—")
         rows.append("| " + " | ".join(cells) + " |")
     trials = section["trials"]
     hardware = "; ".join(sorted({trial["hardware"] for trial in trials}))

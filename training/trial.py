@@ -101,12 +101,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         or not isinstance(record.get("configuration"), dict)
     ):
         raise TrialError(f"{path}: not a trial's record; remove the folder to start over")
-    if "recipe" in record["configuration"]:
+    for part, read in (("recipe", recipe_of), ("variant", variant_of)):
+        if part not in record["configuration"]:
+            continue
         try:
-            recipe_of(record)
+            read(record)
         except (TypeError, ValueError, KeyError) as error:
             raise TrialError(
-                f"{path}: this version has no such recipe ({error}); use the version that wrote "
+                f"{path}: this version has no such {part} ({error}); use the version that wrote "
                 "it, or give another --runs folder"
             ) from error
     return record
@@ -188,6 +190,11 @@ def recipe_of(record: dict[str, Any]) -> Recipe:
     return Recipe(**{**fields, "augmentation": Augmentation(**fields["augmentation"])})
 
 
+def variant_of(record: dict[str, Any]) -> Variant:
+    """The variant as it was fitted."""
+    return Variant(**record["configuration"]["variant"])
+
+
 def check_same(
     there: Path,
     record: dict[str, Any],
@@ -196,9 +203,12 @@ def check_same(
 ) -> None:
     """Raise ``TrialError`` unless the configurations of ``record``, which ``there`` holds, and
     ``asked`` make the same weights, up to the number of steps; with a schedule that is part of
-    them. A knob that a record does not know has its default there.
+    them. A knob of the recipe or the variant that a record does not know has its default there.
     """
-    stored = record["configuration"] | {"recipe": asdict(recipe_of(record))}
+    stored = record["configuration"] | {
+        "recipe": asdict(recipe_of(record)),
+        "variant": asdict(variant_of(record)),
+    }
     free = set(NOT_OF_THE_FIT)
     if asked["recipe"]["schedule"] != "constant":
         free.discard("recipe.steps")

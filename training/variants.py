@@ -1,4 +1,4 @@
-"""The four nets of the study, as data: a further normalization is a new row, not new code."""
+"""The four nets of the study, as data: another normalization, or place for one, is a new row."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from dataclasses import dataclass
 class Variant:
     """What sets one net apart from the others; everything else is shared (see ``training.nets``).
 
-    ``normalization`` is ``"batch"`` or None; it stands between the convolution and the activation.
+    ``normalization`` is one of ``training.nets.NORMALIZATIONS``, or None. It stands between every
+    convolution and its activation, as in Ioffe & Szegedy 2015, or behind the activation.
     """
 
     name: str
     activation: str
     normalization: str | None
+    behind_activation: bool = False
 
 
 VARIANTS: dict[str, Variant] = {

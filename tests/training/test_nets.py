@@ -191,3 +191,32 @@ def test_an_unknown_normalization_is_refused_by_name() -> None:
     assert isinstance(variant, Variant)
     with pytest.raises(ValueError, match="unknown normalization 'spectral'"):
         build(variant, MEAN, seed=0)
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("group", 20), ("layer", 1), ("instance", 60)])
+def test_other_normalizations_are_of_one_picture_alone(
+    kind: str, groups: int, pictures: np.ndarray
+) -> None:
+    """Over a group of channels and all places of a picture, in training as in inference."""
+    net = build(Variant("other", "relu", kind), MEAN, seed=1, dropout=0.0)
+    assert running_statistics(net) == []
+    before = keras.Model(net.input, net.get_layer("block1_conv1").output)
+    after = keras.Model(net.input, net.get_layer("block1_norm1").output)
+    x = keras.ops.convert_to_numpy(before(pictures.astype(np.float32))).astype(np.float64)
+    grouped = x.reshape(4, 32, 32, groups, 60 // groups)
+    centred = grouped - grouped.mean(axis=(1, 2, 4), keepdims=True)
+    expected = centred / np.sqrt(grouped.var(axis=(1, 2, 4), keepdims=True) + 1e-3)
+    for training in (False, True):
+        found = keras.ops.convert_to_numpy(after(pictures.astype(np.float32), training=training))
+        np.testing.assert_allclose(found, expected.reshape(x.shape), atol=1e-4)
+
+
+def test_a_normalization_may_stand_behind_the_activation(nets: dict[str, keras.Model]) -> None:
+    variant = replace(VARIANTS["relu_with_bn"], behind_activation=True)
+    net = build(variant, MEAN, seed=1)
+    assert [type(layer).__name__ for layer in net.layers[2:5]] == [
+        *("Conv2D", "Activation", "BatchNormalization"),
+    ]
+    usual = nets["relu_with_bn"]
+    assert {layer.name for layer in net.layers} == {layer.name for layer in usual.layers}
+    assert [each.shape for each in net.weights] == [each.shape for each in usual.weights]

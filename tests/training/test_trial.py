@@ -23,6 +23,7 @@ from training.trial import (
     BusyError,
     Trial,
     TrialError,
+    check_same,
     find_trials,
     locked,
     override,
@@ -161,6 +162,32 @@ def test_a_recipe_of_another_version_is_refused_by_name(
     refusal = rf"trial\.json: this version has no such recipe \(.*{knob}.*\); use the version that"
     with pytest.raises(TrialError, match=refusal):
         read_record(tmp_path)
+
+
+def test_a_variant_of_another_version_is_refused_by_name(
+    small_dataset: Any, tmp_path: Path
+) -> None:
+    configuration = Trial(ARTICLE, VARIANT, seed=0).configuration(small_dataset, 120.0)
+    configuration["variant"]["groups"] = 4
+    write_record(tmp_path, {"status": "fitted", "configuration": configuration})
+    with pytest.raises(TrialError, match=r"no such variant \(.*'groups'.*\); use the version that"):
+        read_record(tmp_path)
+
+
+def test_a_record_that_does_not_know_a_knob_of_the_variant_has_its_default(
+    small_dataset: Any,
+) -> None:
+    trial = Trial(ARTICLE, VARIANT, seed=0)
+    older = trial.configuration(small_dataset, 120.0)
+    del older["variant"]["behind_activation"]
+    check_same(Path("there"), {"configuration": older}, trial.configuration(small_dataset, 120.0))
+    behind = replace(trial, variant=replace(VARIANT, behind_activation=True))
+    with pytest.raises(
+        TrialError, match=r"variant\.behind_activation is False there and True here"
+    ):
+        check_same(
+            Path("there"), {"configuration": older}, behind.configuration(small_dataset, 120.0)
+        )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

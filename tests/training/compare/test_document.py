@@ -89,6 +89,20 @@ def test_a_comparison_on_other_data_is_refused_and_stays(runs: Path, tmp_path: P
     assert contents(to) == before
 
 
+def test_a_published_variant_that_nobody_knows_any_more_is_refused_and_stays(
+    runs: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    content = compare(runs, "two", to, quiet)
+    for trial in content["trials"]:
+        trial["variant"] = "relu_with_gn"
+    (to / "comparison.json").write_text(json.dumps(content))
+    before = contents(to)
+    with pytest.raises(ExportError, match=r"json: has trials of relu_with_gn, which training/vari"):
+        compare(runs, "one", to, quiet)
+    assert contents(to) == before
+
+
 def test_a_comparison_beside_nets_of_other_data_is_refused(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes((SHIPPED / "manifest.json").read_bytes())
     with pytest.raises(ExportError, match=r"holds nets of cifar100 .*this is of synthetic"):

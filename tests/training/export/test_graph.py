@@ -107,7 +107,7 @@ def node_graph(kind: str, opset: int = 17, domain: str = "", **attributes: Any) 
     outputs = ["y", "m", "v"] if attributes.get("training_mode") else ["y"]
     node = onnx.helper.make_node(kind, names, outputs, domain=domain, **attributes)
     x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])
-    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["a", "b"])
     s = onnx.numpy_helper.from_array(np.ones(3, np.float32), "s")
     imports = [onnx.helper.make_opsetid("", opset)]
     if domain:
@@ -116,10 +116,28 @@ def node_graph(kind: str, opset: int = 17, domain: str = "", **attributes: Any) 
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 
+def reduced_over(axis: int | None) -> onnx.ModelProto:
+    """As from opset 18 on, where the axes are an input; None: they are given when it is run."""
+    node = onnx.helper.make_node("ReduceMean", ["x", "axes"], ["y"])
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["a", "b"])
+    axes = onnx.helper.make_tensor_value_info("axes", onnx.TensorProto.INT64, [1])
+    fixed = [] if axis is None else [onnx.numpy_helper.from_array(np.array([axis]), "axes")]
+    graph = onnx.helper.make_graph([node], "one", [x] if fixed else [x, axes], [y], fixed)
+    return onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8
+    )
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        (node_graph("ReduceMean"), "it holds ReduceMean"),
+        (node_graph("ReduceMean"), "it holds ReduceMean over pictures"),
+        (node_graph("ReduceMean", axes=[0]), "it holds ReduceMean over pictures"),
+        (node_graph("ReduceMean", axes=[1, -2]), "it holds ReduceMean over pictures"),
+        (node_graph("ReduceSumSquare", axes=[1, 0]), "it holds ReduceSumSquare over pictures"),
+        (reduced_over(0), "it holds ReduceMean over pictures"),
+        (reduced_over(None), "it holds ReduceMean over pictures"),  # it may be
         (node_graph("Dropout"), "it holds Dropout"),
         (node_graph("RandomUniformLike"), "it holds RandomUniformLike"),
         (node_graph("Bernoulli"), "it holds Bernoulli"),
@@ -183,3 +201,11 @@ def test_batch_statistics_of_sums_and_products_are_refused_by_what_they_answer(
 @pytest.mark.parametrize("kind", ["Relu", "BatchNormalization"])
 def test_a_graph_in_inference_mode_is_not_refused(kind: str) -> None:
     check_inference_graph(node_graph(kind))
+
+
+@pytest.mark.parametrize(
+    "good",
+    [node_graph("ReduceMean", axes=[1]), node_graph("ReduceMean", axes=[-1]), reduced_over(1)],
+)
+def test_a_mean_over_what_is_a_pictures_own_is_not_refused(good: onnx.ModelProto) -> None:
+    check_inference_graph(good)
