@@ -1,9 +1,10 @@
 """The least that a Python service can do: parse HTTP, decode, run the net, write JSON. No product.
 
-Two workers as the service has them, forked after the model is loaded: uvloop, httptools, balanced
-connections, greedy batches that the loop runs. No Flask, no routes, limits, queue, logs, metrics or
-headers, and no care for a client that does anything unusual. What is left between it and the
-ceiling no Python service can save on this machine; between it and the service is the service.
+A worker for every CPU as the service has them, forked after the model is loaded: uvloop,
+httptools, balanced connections, greedy batches that the loop runs. No Flask, no routes, limits,
+queue, logs, metrics or headers, and no care for a client that does anything unusual. What is left
+between it and the ceiling no Python service can save on this machine; between it and the service is
+the service.
 """
 
 import asyncio
@@ -18,11 +19,12 @@ import numpy as np
 import uvloop
 
 from service.acceptor import Acceptor, Board
+from service.cpus import usable_cpus
 from service.model import Model
 from service.pictures import decode
 from service.repository import load_repository
 
-WORKERS = 2
+WORKERS = usable_cpus()
 MAX_BATCH = 16
 LINE = '{"index":%d,"probability":%r}'
 

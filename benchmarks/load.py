@@ -14,6 +14,7 @@ does a connection that breaks. The first ``--warm-up`` seconds do not count.
 from __future__ import annotations
 
 import json
+import math
 import select
 import socket
 import time
@@ -175,9 +176,8 @@ def summary(latencies: dict[int, list[float]], seconds: float, answered: int) ->
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """In milliseconds, by nearest rank."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000
+    """Of seconds, in milliseconds: the least that so many percent of the values do not exceed."""
+    return sorted(values)[math.ceil(len(values) * percent / 100) - 1] * 1000
 
 
 @click.command()

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bodies import MULTIPART, infer_request, make_picture, multipart
+from benchmarks.load import percentile
 from benchmarks.processes import (
     Server,
     load,
@@ -52,7 +53,8 @@ SERVICE = [sys.executable, "-m", "service"]
 BARE = [sys.executable, "-m", "benchmarks.bare"]
 PLAIN = [
     *(sys.executable, "-m", "gunicorn", "benchmarks.plain:app", "--bind", "127.0.0.1:{port}"),
-    *("--worker-class", "gthread", "--workers", "2", "--threads", "4", "--log-level", "warning"),
+    *("--worker-class", "gthread", "--workers", str(usable_cpus()), "--threads", "4"),
+    *("--log-level", "warning"),
 ]
 
 
@@ -280,11 +282,10 @@ def repeat(once: Callable[[], object], seconds: float, threads: int) -> dict[str
         each.start()
     for each in workers:
         each.join()
-    ordered = sorted(1000 * each for each in taken)
-    middle, late = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
+    latencies = {f"p{percent}": percentile(taken, percent) for percent in (50, 99)}
     return {
         "rate": len(taken) / seconds,
-        "statuses": {"200": {"p50": middle, "p99": late}},
+        "statuses": {"200": latencies},
         "cpu_ms": 1000 * (time.process_time() - used) / len(taken),
     }
 

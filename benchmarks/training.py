@@ -10,7 +10,8 @@ a process of its own, in turns, so that a busy moment of the machine hits all of
     m  the same net by the recipe ``modern``: Muon, bfloat16, weights averaged
     c  the article's pipeline: ``ImageDataGenerator(...).flow`` into ``fit``, library defaults
 
-The first step of each, which compiles, is not timed. A round is ``--steps`` steps; the figure is
+The first step of each, which compiles, is not timed, nor is anything while another still compiles.
+A round is ``--steps`` steps; the figure is
 the median of ``--rounds`` rounds, and the ratios are medians of the rounds' own ratios.
 """
 
@@ -55,6 +56,8 @@ def main(steps: int, rounds: int, worker: str | None) -> None:
     workers = {way: start(way, steps) for way in WAYS}
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     try:
+        for process in workers.values():
+            answer(process)  # it is ready: the others would compile beside the first one's round
         for _ in range(rounds):
             for way, process in workers.items():
                 rates[way].append(ask(process))
@@ -76,11 +79,12 @@ def main(steps: int, rounds: int, worker: str | None) -> None:
         print(f"| {way}: {label} | {medians[way]:.0f} | {flops:.0f} | {ratio:.2f} |")
     freezer = start("freeze", steps)
     try:
+        answer(freezer)
         seconds = ask(freezer)
     finally:
         freezer.kill()
         freezer.wait()
-    print(f"\nFreezing with {FREEZE_IMAGES:,} pictures: {seconds:.1f} s")
+    print(f"\nOne freeze with {FREEZE_IMAGES:,} pictures, compilation included: {seconds:.1f} s")
     found = versions()
     print(
         f"{hardware()}; {rounds} rounds of {steps} steps of {BATCH} pictures; "
@@ -90,14 +94,12 @@ def main(steps: int, rounds: int, worker: str | None) -> None:
 
 def start(way: str, steps: int) -> subprocess.Popen[str]:
     """Start the worker for ``way``."""
-    environment = dict(os.environ)
     command = [sys.executable, "-m", "benchmarks.training", "--worker", way, "--steps", str(steps)]
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
+        env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
         text=True,
     )
 
@@ -105,10 +107,18 @@ def start(way: str, steps: int) -> subprocess.Popen[str]:
 def ask(process: subprocess.Popen[str]) -> float:
     """Let the worker do one round and return its figure."""
     assert process.stdin is not None
-    assert process.stdout is not None
     process.stdin.write("round\n")
     process.stdin.flush()
-    return float(json.loads(process.stdout.readline()))
+    return answer(process)
+
+
+def answer(process: subprocess.Popen[str]) -> float:
+    """What the worker says next: 0 once it is ready, and then each round's figure."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:  # what has ended it stands on stderr
+        raise SystemExit(f"a worker has ended with status {process.wait()}")
+    return float(json.loads(line))
 
 
 def work(way: str, steps: int) -> None:
@@ -120,6 +130,7 @@ def work(way: str, steps: int) -> None:
     runners = {"a": fused, "b": ready_made, "m": modern, "c": article, "freeze": freezing}
     runner = runners[way]
     one_round = runner(images, labels, steps)
+    print(0, flush=True)
     for _ in sys.stdin:
         print(json.dumps(one_round()), flush=True)
 
