@@ -24,6 +24,7 @@ Sessions of one thread on CPUs survive a fork, others do not. Nothing here knows
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def load_repository(folder: Path, options: RuntimeOptions = DEFAULT_OPTIONS) -> 
     Raises ``ModelError`` for the first that cannot be served, ``GpuError`` where a GPU is
     required and none works.
     """
-    name = f"{folder.resolve().name}/"
+    name = f"{_real(folder).name}/"
     try:
         return _load(folder, name, options)
     except ModelError as error:
@@ -228,7 +229,7 @@ def load_entry(
     Raises ``ModelError`` where the file is not as listed, or cannot be served, and ``GpuError``.
     """
     path = folder / entry.file
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not _real(path).is_relative_to(_real(folder)):
         raise ModelError(f"{name}: is a link that leaves the folder; copy the model into it")
     model = load_model(path, sha256=entry.sha256, version=entry.version, options=options, name=name)
     for field, says, holds in (
@@ -240,6 +241,11 @@ def load_entry(
         if says != holds:
             raise ModelError(f"{name}: {field} is {holds}, {MANIFEST} says {says}; {WAY_OUT}")
     return model
+
+
+def _real(path: Path) -> Path:
+    """Without links, of one that goes in circles too: before 3.13 ``Path.resolve`` fails there."""
+    return Path(os.path.realpath(path))
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -207,6 +207,18 @@ def test_a_link_out_of_the_folder_is_not_followed(copy: Path, tmp_path: Path) ->
         load_repository(copy, ONE_THREAD)
 
 
+def test_links_that_go_in_circles_are_named(copy: Path, tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    with pytest.raises(ModelError, match=r"circle/manifest\.json: .*symbolic links"):
+        load_repository(circle, ONE_THREAD)
+    path = copy / "relu_with_bn/1/model.onnx"
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(ModelError, match=r"relu_with_bn/1/model\.onnx: .*symbolic links"):
+        load_repository(copy, ONE_THREAD)
+
+
 @pytest.mark.parametrize("folder", ["exported_models", "/srv/nowhere/models"])
 def test_no_repository_at_all_names_the_folder_as_configured_and_how_to_get_one(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
