@@ -125,9 +125,9 @@ SETTINGS = (
         "MAX_PIXELS",
         "25000000",
         _whole(1, PILLOW_PIXEL_LIMIT),
-        "largest picture, width x height; a pixel takes 4 to 20 bytes of memory while it is "
-        "decoded, as at most two pictures are at a time in each worker, and one of more than 8 "
-        "million pixels; beyond it 413",
+        "largest picture, width x height; beyond it 413. Decoding takes 4 to 20 bytes of memory a "
+        "pixel; each worker decodes at most two large pictures at a time, of those above 8 million "
+        "pixels one",
     ),
     Setting(
         "MAX_REQUEST_PIXELS",
@@ -146,9 +146,9 @@ SETTINGS = (
         "QUEUE_IMAGES",
         "64",
         _whole(1, 4096),
-        "pictures that may wait in each worker to be computed, of one request at most MAX_BATCH at "
-        "a time; also large ones that may wait there to be decoded or are, of one request as many "
-        "(16 where MAX_BATCH is 0); beyond it 503",
+        "pictures that may wait in each worker to be computed, and as many large ones to be "
+        "decoded; beyond it 503. One request takes at most MAX_BATCH of these places at a time (to "
+        "decode 16 where MAX_BATCH is 0)",
     ),
     Setting(
         "QUEUE_BYTES",
@@ -188,9 +188,9 @@ SETTINGS = (
         "API_KEYS",
         NONE,
         _keys,
-        "keys, separated by commas, one of which every request must bring, as Authorization: "
-        "Bearer <key> or X-API-Key: <key>, but to the health routes and for the page's scripts, "
-        "styles and examples; none: no key is needed",
+        "keys, separated by commas; every request must bring one, as Authorization: Bearer <key> "
+        "or X-API-Key: <key>, except to the health routes and for the page's scripts, styles and "
+        "examples; none: no key is needed",
         secret=True,
     ),
     Setting(

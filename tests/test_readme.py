@@ -57,6 +57,8 @@ def test_what_the_pages_have_make_do_exists(command: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):.*?## ", makefile, re.MULTILINE))
     variables = set(re.findall(r"^([A-Z_]+) \?=", makefile, re.MULTILINE))
+    if command.startswith("serve"):
+        variables |= {setting.name for setting in SETTINGS}
     for word in command.split():
         name, given, _ = word.partition("=")
         assert name in (variables if given else targets), word

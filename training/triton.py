@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from training.dataset import CLASSES, IMAGE_SHAPE
+
 TRITON_MAX_BATCH = 64
 
 
@@ -17,14 +19,14 @@ input [
   {{
     name: "images"
     data_type: TYPE_UINT8
-    dims: [ 32, 32, 3 ]
+    dims: [ {", ".join(map(str, IMAGE_SHAPE))} ]
   }}
 ]
 output [
   {{
     name: "probabilities"
     data_type: TYPE_FP32
-    dims: [ 100 ]
+    dims: [ {CLASSES} ]
     label_filename: "labels.txt"
   }}
 ]
