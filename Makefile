@@ -117,6 +117,8 @@ FITS = -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < $(if $(filter 
 $(VENV)/.%: requirements/%.txt
 	@test -x $(BIN)/python || $(PYTHON) $(FITS) || { echo "Python $(KNOWN) is needed, and $(PYTHON) is" \
 		"$$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.13 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || test -z "$$(ls -A $(VENV) 2>/dev/null)" || { echo "$(VENV) has files but no Python that" \
+		"runs; remove it, or name another: make VENV=.venv-other ..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@$(BIN)/python $(FITS) || { echo "Python $(KNOWN) is needed, and $(VENV) has" \
 		"$$($(BIN)/python --version 2>&1); remove it, or name another: make VENV=.venv-other ..." >&2; exit 1; }

@@ -65,3 +65,15 @@ def test_an_environment_of_a_python_that_will_not_do_is_to_be_removed(tmp_path: 
     assert done.returncode != 0
     assert f"3.11 to 3.13 is needed, and {tmp_path} has Python 3.14.0; remove it" in done.stderr
     assert "name another: make VENV=" in done.stderr
+
+
+def test_a_folder_that_make_did_not_make_is_left_as_it_is(tmp_path: Path) -> None:
+    """Not even where no environment can be made in it: it may be somebody's work."""
+    named = tmp_path / "work"
+    named.mkdir()
+    (named / "thesis.txt").write_text("years")
+    command = ["make", f"{named}/.dev", f"VENV={named}", f"PYTHON={python(tmp_path, (3, 12, 0))}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"{named} has files but no Python that runs; remove it, or name another" in done.stderr
+    assert (named / "thesis.txt").read_text() == "years"
