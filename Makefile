@@ -22,17 +22,23 @@ BASE ?=
 SBOM ?= sbom
 
 BIN := $(VENV)/bin
-FIT := $(if $(DATA),--data $(DATA)) $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+# A path as the shell takes it: in quotes, so that it may hold spaces, with the ~ that the shell would
+# leave as it is within them (and some shells do in DATA=~/x, before make sees it).
+path = $(subst "~/,"$(HOME)/,"$(1)")
+DATA_OPTION := $(if $(DATA),--data $(call path,$(DATA)))
+FIT := $(DATA_OPTION) $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH),--batch $(BATCH)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
 COMMA := ,
 # Of each variant one trial is published: that of the first of the seeds (0 of 0,1 or 0-2).
 FIRST_SEED := $(firstword $(subst -, ,$(subst $(COMMA), ,$(SEEDS))))
-COMPARE := $(BIN)/python -m training compare --recipe $(RECIPE) --runs $(RUNS) --to $(MODELS)
+COMPARE := $(BIN)/python -m training compare --recipe $(RECIPE) --runs $(call path,$(RUNS)) --to $(call path,$(MODELS))
 
 # What is misspelt would be left out without a word.
 $(foreach name,SEED VARIANT MODEL STEP EPOCH,$(if $(filter command,$(firstword $(origin $(name)))),\
 	$(error there is no variable $(name); $(name)S is one)))
 $(if $(filter command,$(firstword $(origin RECIPES))),$(error there is no variable RECIPES; RECIPE is one))
+# Of a file's name with a space make makes two: clean would remove two others.
+$(if $(word 2,$(VENV)),$(error VENV=$(VENV): spaces will not do here; name another: make VENV=.venv-other ...))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -50,18 +56,18 @@ help:  ## Show this list
 setup: $(VENV)/.dev  ## Install everything into .venv
 
 demo: $(VENV)/.training  ## See it whole: train four nets on drawn pictures, freeze, export, serve, ask
-	$(BIN)/python -m training demo --to $(DEMO)
+	$(BIN)/python -m training demo --to $(call path,$(DEMO))
 
 train: $(VENV)/.training  ## Fit and freeze the nets (RECIPE, VARIANTS, SEEDS, DATA, STEPS, ...)
-	$(BIN)/python -m training train --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(RUNS) $(FIT)
+	$(BIN)/python -m training train --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(call path,$(RUNS)) $(FIT)
 
 freeze: $(VENV)/.training  ## Freeze fitted nets again
-	$(BIN)/python -m training freeze --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(RUNS) \
-		$(if $(DATA),--data $(DATA))
+	$(BIN)/python -m training freeze --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(call path,$(RUNS)) \
+		$(DATA_OPTION)
 
 export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over its recipe's last, NO_PROMOTE=1: not to answer yet)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed $(FIRST_SEED) \
-		--runs $(RUNS) --models $(MODELS) $(if $(DATA),--data $(DATA)) $(if $(REPLACE),--replace) \
+		--runs $(call path,$(RUNS)) --models $(call path,$(MODELS)) $(DATA_OPTION) $(if $(REPLACE),--replace) \
 		$(if $(NO_PROMOTE),--no-promote)
 	$(COMPARE)
 
@@ -69,7 +75,7 @@ compare: $(VENV)/.training  ## Write the comparison again, from whatever frozen 
 	$(COMPARE)
 
 serve: $(VENV)/.service  ## Serve the exported models on PORT (8000)
-	MODELS_DIR=$(MODELS) exec $(BIN)/python -m service
+	MODELS_DIR=$(call path,$(MODELS)) exec $(BIN)/python -m service
 
 test: $(VENV)/.dev  ## Run the tests
 	$(BIN)/python -m pytest
@@ -84,13 +90,13 @@ bench: $(VENV)/.dev  ## Measure the training step and the freeze
 	$(BIN)/python -m benchmarks.training
 
 image:  ## Build a container image (TARGET, MODELS, IMAGE, ENGINE, BASE)
-	ENGINE="$(ENGINE)" BASE="$(BASE)" MODELS="$(MODELS)" deploy/image.sh $(TARGET) $(IMAGE)
+	ENGINE="$(ENGINE)" BASE="$(BASE)" MODELS=$(call path,$(MODELS)) deploy/image.sh "$(TARGET)" "$(IMAGE)"
 
 sbom: $(VENV)/.dev  ## Write what the images hold, as CycloneDX (SBOM=sbom)
-	@mkdir -p $(SBOM)
+	@mkdir -p $(call path,$(SBOM))
 	@for set in service-cpu service-gpu training-tensorflow training-jax; do \
 		$(BIN)/cyclonedx-py requirements requirements/$$set.txt --pyproject pyproject.toml --mc-type application \
-			--output-reproducible --output-file $(SBOM)/$$set.cdx.json || exit; \
+			--output-reproducible --output-file $(call path,$(SBOM))/$$set.cdx.json || exit; \
 	done
 
 # A set of pins and the extras of pyproject.toml that it holds. The first is what the tests run on;
@@ -107,7 +113,7 @@ requirements:  ## Pin the dependencies of pyproject.toml again (needs uv)
 	done
 
 clean:  ## Remove .venv, caches and the demo's folder; trials and models stay
-	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(call path,$(DEMO)) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The service also runs on newer ones; of TensorFlow there are no wheels for them.
 KNOWN = $(if $(filter .service,$(@F)),3.11 or newer,3.11 to 3.13)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -105,7 +106,53 @@ def test_make_serves_the_models_that_the_environment_names(
     done = subprocess.run(
         command, cwd=ROOT, env=others | given, capture_output=True, text=True, check=True
     )
-    assert f"MODELS_DIR={served} exec" in done.stdout
+    assert f'MODELS_DIR="{served}" exec' in done.stdout
+
+
+PATHS = ("DATA", "RUNS", "MODELS", "DEMO", "SBOM")
+
+
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        ("demo", {"DEMO"}),
+        ("train", {"DATA", "RUNS"}),
+        ("freeze", {"DATA", "RUNS"}),
+        ("export", {"DATA", "RUNS", "MODELS"}),
+        ("compare", {"RUNS", "MODELS"}),
+        ("serve", {"MODELS"}),
+        ("image", {"MODELS"}),
+        ("sbom", {"SBOM"}),
+        ("clean", {"DEMO"}),
+    ],
+)
+@pytest.mark.parametrize("folder", ["my own", "~/my own", "a  b~/c, d"])
+def test_a_path_that_make_is_given_may_hold_spaces_and_begin_at_home(
+    target: str, names: set[str], folder: str
+) -> None:
+    given = {name: f"{folder}/{name}" for name in PATHS}
+    stamps = [f"--old-file=.venv/.{each}" for each in ("dev", "service", "training")]
+    command = ["make", "--dry-run", *stamps, target, *(f"{n}={path}" for n, path in given.items())]
+    home = os.environ | {"HOME": "/home/some one"}
+    done = subprocess.run(command, cwd=ROOT, env=home, capture_output=True, text=True, check=True)
+    words = [word.rstrip(";") for word in shlex.split(done.stdout)]
+    for name, path in given.items():
+        found = re.sub(r"^~", home["HOME"], path)
+        ends = (found, f"MODELS_DIR={found}", f"MODELS={found}", f"{found}/$set.cdx.json")
+        assert any(word in ends for word in words) == (name in names), words
+
+
+def test_make_builds_the_target_and_image_that_it_is_given_as_one_word_each() -> None:
+    command = ["make", "--dry-run", "image", "TARGET=service gpu", "IMAGE=my image"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shlex.split(done.stdout)[-2:] == ["service gpu", "my image"]
+
+
+def test_make_takes_no_venv_with_a_space() -> None:
+    command = ["make", "--dry-run", "clean", "VENV=my env"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "VENV=my env: spaces will not do" in done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
