@@ -42,11 +42,14 @@ fi
 if [ -n "${PIP_CERT:-}" ]; then
     options+=(--secret "id=ca,src=$PIP_CERT" --build-arg PIP_CERT=/run/secrets/ca)
 fi
+if [ "$(basename "$ENGINE")" != docker ]; then
+    options+=(--format docker)  # in the other format there is no health check
+fi
 if [ "$(basename "$ENGINE")" = buildah ]; then
-    # Works without a runtime and in a container; the health check is in Docker's format alone.
+    # Works without a runtime and in a container.
     export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
     buildah info >/dev/null 2>&1 || export STORAGE_DRIVER=vfs
-    options+=(--network host --format docker --layers)
+    options+=(--network host --layers)
 fi
 set -x
 exec "$ENGINE" build "${options[@]}" --target "$target" --tag "$tag" .

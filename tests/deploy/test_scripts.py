@@ -1,0 +1,73 @@
+"""The scripts of deploy/, with programs in the place of what they run, which note their calls."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.container import ROOT
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Programs that are first on the PATH, in ``folder``, each a few lines of sh."""
+
+    folder: Path
+
+    def add(self, name: str, script: str = "") -> None:
+        """``script`` runs first; then the call is noted, a line for all of its words."""
+        path = self.folder / name
+        path.write_text(f'#!/bin/sh\n{script}\necho "{name} $*" >>"{self.folder}/calls"\n')
+        path.chmod(0o755)
+
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run one of deploy's scripts, which finds nothing but these and the system's tools."""
+        environment = {"PATH": f"{self.folder}:{self.tools}", "HOME": str(self.folder), **variables}
+        script = str(ROOT / "deploy" / command[0])
+        return subprocess.run(
+            [script, *command[1:]], env=environment, capture_output=True, text=True
+        )
+
+    @property
+    def tools(self) -> Path:
+        """The system's own programs, without any engine that is installed here."""
+        folder = self.folder / "tools"
+        if not folder.exists():
+            folder.mkdir()
+            for name in ("bash", "sh", "env", "basename", "dirname"):
+                (folder / name).symlink_to(str(shutil.which(name)))
+        return folder
+
+    @property
+    def calls(self) -> list[str]:
+        """Every call so far."""
+        file = self.folder / "calls"
+        return file.read_text().splitlines() if file.exists() else []
+
+    @property
+    def build(self) -> list[str]:
+        """The words of the one build that was started."""
+        (call,) = [call for call in self.calls if call.split()[1] == "build"]
+        return call.split()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Programs:
+    return Programs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("engine", "format_named"), [("docker", False), ("podman", True), ("buildah", True)]
+)
+def test_an_image_keeps_its_health_check_whatever_builds_it(
+    programs: Programs, engine: str, format_named: bool
+) -> None:
+    """podman and buildah write OCI's format unless told otherwise, and it has no health check."""
+    programs.add(engine)
+    done = programs.run("image.sh")
+    assert done.returncode == 0, done.stderr
+    assert ("--format docker" in " ".join(programs.build)) == format_named
