@@ -21,7 +21,7 @@ if [ "$ENGINE" = none ]; then
     exit 1
 fi
 
-options=()
+options=(--tag "$tag")  # never empty: before bash 4.4 an empty array counts as unset
 if [ "$target" = training-gpu ]; then
     target=training
     options+=(--build-arg BACKEND=jax)
@@ -52,4 +52,4 @@ if [ "$(basename "$ENGINE")" = buildah ]; then
     options+=(--network host --layers)
 fi
 set -x
-exec "$ENGINE" build "${options[@]}" --target "$target" --tag "$tag" .
+exec "$ENGINE" build "${options[@]}" --target "$target" .

@@ -71,3 +71,17 @@ def test_an_image_keeps_its_health_check_whatever_builds_it(
     done = programs.run("image.sh")
     assert done.returncode == 0, done.stderr
     assert ("--format docker" in " ".join(programs.build)) == format_named
+
+
+def test_an_image_is_built_of_its_target_under_its_tag(programs: Programs) -> None:
+    programs.add("docker")
+    assert programs.run("image.sh", "training-gpu", "mine").returncode == 0
+    assert programs.build == [
+        *("docker", "build", "--tag", "mine", "--build-arg", "BACKEND=jax"),
+        *("--target", "training", "."),
+    ]
+
+
+def test_no_option_is_an_empty_array_which_older_bashes_take_for_unset() -> None:
+    """macOS' bash is 3.2, and "${options[@]}" of none ends it with "unbound variable"."""
+    assert "=()" not in (ROOT / "deploy/image.sh").read_text()
