@@ -3,21 +3,33 @@
 #   deploy/image.sh [TARGET] [TAG]
 #   TARGET: service (default), service-gpu, training, training-gpu
 #   MODELS: folder with the models that the service serves; by default exported_models
-#   ENGINE: docker, podman or buildah; by default the first of them that works
-#   BASE: base image; by default the Dockerfile's; "local", with buildah, makes one (base_image.sh)
+#   ENGINE: docker (with buildx), podman or buildah; by default the first of them that works
+#   BASE: base image; by default the Dockerfile's; "local", with buildah or podman, makes one
+#       (base_image.sh)
 #   PIP_CERT: file of certificate authorities that pip needs in this network
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${1:-service}
 tag=${2:-batchnorm-$target}
 
+# Docker's builder without buildx knows neither the Dockerfile's mounts nor the options below.
+buildable() {
+    [[ $(basename "$1") != docker ]] || "$1" buildx version >/dev/null 2>&1
+}
+
 if [ -z "${ENGINE:-}" ]; then
     for ENGINE in docker podman buildah none; do
-        "$ENGINE" version >/dev/null 2>&1 && break
+        "$ENGINE" version >/dev/null 2>&1 && buildable "$ENGINE" && break
     done
 fi
 if [ "$ENGINE" = none ]; then
-    echo "no docker, podman or buildah works here; try: apt-get install buildah" >&2
+    echo "no docker with buildx, podman or buildah works here; try: apt-get install buildah" >&2
+    exit 1
+fi
+if ! buildable "$ENGINE"; then
+    echo "ENGINE=$ENGINE has no buildx, which the build needs; install it (Docker's packages:" \
+        "docker-buildx-plugin, Debian's: docker-buildx), or name another: ENGINE=podman or" \
+        "ENGINE=buildah" >&2
     exit 1
 fi
 
@@ -27,6 +39,11 @@ if [ "$target" = training-gpu ]; then
     options+=(--build-arg BACKEND=jax)
 fi
 if [ "${BASE:-}" = local ]; then
+    if [ "$(basename "$ENGINE")" = docker ]; then
+        echo "BASE=local is made by buildah, and docker does not see it; name another:" \
+            "ENGINE=buildah, or ENGINE=podman as root, which shares buildah's images" >&2
+        exit 1
+    fi
     BASE=$(deploy/base_image.sh)
 fi
 if [ -n "${BASE:-}" ]; then

@@ -55,6 +55,9 @@ class Programs:
         return call.split()
 
 
+NO_BUILDX = 'test "$1" != buildx || exit 1'
+
+
 @pytest.fixture
 def programs(tmp_path: Path) -> Programs:
     return Programs(tmp_path)
@@ -85,3 +88,42 @@ def test_an_image_is_built_of_its_target_under_its_tag(programs: Programs) -> No
 def test_no_option_is_an_empty_array_which_older_bashes_take_for_unset() -> None:
     """macOS' bash is 3.2, and "${options[@]}" of none ends it with "unbound variable"."""
     assert "=()" not in (ROOT / "deploy/image.sh").read_text()
+
+
+def test_docker_without_buildx_is_passed_over(programs: Programs) -> None:
+    programs.add("docker", NO_BUILDX)
+    programs.add("podman")
+    assert programs.run("image.sh").returncode == 0
+    assert programs.build[0] == "podman"
+
+
+def test_where_docker_has_no_buildx_and_nothing_else_is_there_that_is_said(
+    programs: Programs,
+) -> None:
+    programs.add("docker", NO_BUILDX)
+    done = programs.run("image.sh")
+    assert done.returncode == 1
+    assert "no docker with buildx, podman or buildah works here" in done.stderr
+
+
+def test_docker_that_is_asked_for_without_buildx_is_refused_with_a_way_out(
+    programs: Programs,
+) -> None:
+    programs.add("docker", NO_BUILDX)
+    done = programs.run("image.sh", ENGINE="docker")
+    assert done.returncode == 1
+    assert "ENGINE=docker has no buildx" in done.stderr
+    assert "docker-buildx-plugin" in done.stderr
+    assert "ENGINE=podman or ENGINE=buildah" in done.stderr
+
+
+@pytest.mark.parametrize("engine", [{}, {"ENGINE": "docker"}], ids=["found", "named"])
+def test_docker_is_not_given_a_base_that_it_cannot_see(
+    programs: Programs, engine: dict[str, str]
+) -> None:
+    programs.add("docker")
+    programs.add("buildah")
+    done = programs.run("image.sh", BASE="local", **engine)
+    assert done.returncode == 1
+    assert "docker does not see it; name another: ENGINE=buildah" in done.stderr
+    assert not [call for call in programs.calls if call.split()[1] in ("build", "commit")]
