@@ -13,6 +13,7 @@ import yaml
 from cloudcoil.models.knative_serving.serving.v1 import Service as KnativeService
 from flask import Flask
 
+from service.server import GRACE_SECONDS
 from service.settings import SETTINGS, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +114,10 @@ def test_a_pod_is_asked_on_the_port_and_routes_that_the_service_has(
     (port,) = container["ports"]
     assert port["containerPort"] == settings(pod).port == image_port()
     client = app.test_client()
-    for probe, route in (("readinessProbe", "/health/ready"), ("livenessProbe", "/health/live")):
+    routes = {"readinessProbe": "/health/ready", "livenessProbe": "/health/live"}
+    if "startupProbe" in container:
+        routes["startupProbe"] = "/health/ready"
+    for probe, route in routes.items():
         asked = container[probe]["httpGet"]
         assert asked["path"] == route
         assert asked.get("port", port["name"]) == port["name"]
@@ -122,8 +126,10 @@ def test_a_pod_is_asked_on_the_port_and_routes_that_the_service_has(
 
 @every_serving_pod
 def test_a_pod_has_time_to_drain(pod: Manifest) -> None:
+    """Longer than the server takes by itself, whatever its workers do."""
     grace = pod.get("terminationGracePeriodSeconds", pod.get("timeoutSeconds"))
-    assert grace > settings(pod).drain_seconds + settings(pod).deadline_seconds
+    asked = settings(pod)
+    assert grace > asked.drain_seconds + asked.deadline_seconds + GRACE_SECONDS
 
 
 @every_serving_pod
@@ -147,10 +153,10 @@ def test_a_pod_runs_without_rights_on_a_file_system_it_cannot_write(pod: Manifes
 
 
 @every_serving_pod
-def test_a_pod_may_take_the_memory_of_the_largest_picture(pod: Manifest) -> None:
-    """250 MB of models and interpreter, and 20 bytes a pixel while a picture is decoded."""
-    limit = bytes_of(pod["containers"][0]["resources"]["limits"]["memory"])
-    assert limit > 250e6 + 20 * settings(pod).max_pixels
+def test_a_pod_may_take_the_memory_of_the_largest_pictures(pod: Manifest) -> None:
+    limits = pod["containers"][0]["resources"]["limits"]
+    workers = 1 if "nvidia.com/gpu" in limits else int(cpus_of(limits["cpu"]))
+    assert bytes_of(limits["memory"]) >= memory_needed(settings(pod), workers)
 
 
 @every_pod
@@ -188,6 +194,8 @@ def test_the_kubernetes_service_finds_the_pods_and_the_autoscaler_the_deployment
             assert selector.items() <= labels.items()
         (port,) = deployment["template"]["spec"]["containers"][0]["ports"]
         assert service["ports"][0]["targetPort"] == port["name"]
+        (let_in,) = by_name["NetworkPolicy batchnorm"]["spec"]["ingress"]
+        assert [each["port"] for each in let_in["ports"]] == [port["name"]]
     scaled = by_name["HorizontalPodAutoscaler batchnorm"]["spec"]["scaleTargetRef"]
     assert named(by_name[f"{scaled['kind']} {scaled['name']}"]) == "Deployment batchnorm"
 
@@ -243,6 +251,16 @@ def bytes_of(quantity: str) -> int:
     return int(quantity[:-2]) * units[quantity[-2:]]
 
 
+def cpus_of(quantity: str) -> float:
+    return int(quantity[:-1]) / 1000 if quantity.endswith("m") else int(quantity)
+
+
+def memory_needed(asked: Settings, workers: int) -> float:
+    """Bytes: 250 MB of models and interpreters, and in each worker 20 for each pixel of the largest
+    picture and of one of 8 million pixels, the two that it decodes at a time (MAX_PIXELS)."""
+    return 250e6 + workers * 20 * (asked.max_pixels + 8e6)
+
+
 def test_cloud_run_asks_on_the_port_and_routes_of_the_image_and_lets_no_more_in_than_may_wait() -> (
     None
 ):
@@ -252,7 +270,7 @@ def test_cloud_run_asks_on_the_port_and_routes_of_the_image_and_lets_no_more_in_
     defaults = Settings.from_environment({})
     assert int(options["concurrency"]) <= defaults.queue_images
     assert int(options["timeout"]) > defaults.drain_seconds + defaults.deadline_seconds
-    assert bytes_of(options["memory"]) > 250e6 + 20 * defaults.max_pixels
+    assert bytes_of(options["memory"]) >= memory_needed(defaults, int(options["cpu"]))
     assert "httpGet.path=/health/ready" in options["startup-probe"].split(",")
     assert "httpGet.path=/health/live" in options["liveness-probe"].split(",")
 

@@ -26,6 +26,7 @@ import yaml
 from benchmarks.processes import serving
 from service.app import create_app
 from service.metrics import ASKS_OPTIONS, NO_ROUTE
+from service.server import GRACE_SECONDS
 from service.settings import Settings
 from tests.deploy.container import LIMIT, ROOT
 from tests.service.hostile import PHOTO
@@ -206,5 +207,5 @@ def test_the_compose_file_mounts_what_is_there_and_what_grafana_is_told_of() -> 
     assert services["service"]["read_only"]
     grace = int(services["service"]["stop_grace_period"].removesuffix("s"))
     settings = Settings.from_environment(services["service"].get("environment", {}))
-    assert grace > settings.drain_seconds + settings.deadline_seconds
+    assert grace > settings.drain_seconds + settings.deadline_seconds + GRACE_SECONDS
     assert services["service"]["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
