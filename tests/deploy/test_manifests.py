@@ -230,6 +230,12 @@ def test_lambda_asks_for_readiness_on_the_images_port_with_settings_that_exist()
     assert Settings.from_environment(ours).max_body_bytes * 4 / 3 < 6 << 20
     assert int(variables["AWS_LWA_PORT"]) == image_port()
     assert variables["AWS_LWA_READINESS_CHECK_PATH"] == "/health/ready"
+    (commands,) = re.findall(r"```sh\n(docker build[^`]*aws lambda .*?)```", GUIDE, re.DOTALL)
+    for each in (commands, dockerfile):  # Lambda refuses an image with a provenance
+        assert "docker build --provenance=false --platform linux/amd64 " in each
+    options = dict(re.findall(r"--([a-z-]+)=(\S+)", commands))
+    assert int(options["memory-size"]) << 20 >= memory_needed(Settings.from_environment(ours), 1)
+    assert int(options["timeout"]) > Settings.from_environment(ours).deadline_seconds
 
 
 def image_port() -> int:
@@ -267,10 +273,14 @@ def test_cloud_run_asks_on_the_port_and_routes_of_the_image_and_lets_no_more_in_
     ((command,),) = [re.findall(r"```sh\n(gcloud run deploy .*?)```", GUIDE, re.DOTALL)]
     options = dict(re.findall(r"--([a-z-]+)=(\S+)", command))
     assert int(options["port"]) == image_port()
-    defaults = Settings.from_environment({})
-    assert int(options["concurrency"]) <= defaults.queue_images
-    assert int(options["timeout"]) > defaults.drain_seconds + defaults.deadline_seconds
-    assert bytes_of(options["memory"]) >= memory_needed(defaults, int(options["cpu"]))
+    variables = dict(each.split("=", 1) for each in options["set-env-vars"].split(","))
+    assert set(variables) <= {setting.name for setting in SETTINGS}
+    asked = Settings.from_environment(variables)
+    assert int(options["concurrency"]) <= asked.queue_images
+    assert int(options["timeout"]) > asked.deadline_seconds
+    # Ten seconds after SIGTERM it is killed: that cannot be set.
+    assert asked.drain_seconds + asked.deadline_seconds + 1 < 10
+    assert bytes_of(options["memory"]) >= memory_needed(asked, int(options["cpu"]))
     assert "httpGet.path=/health/ready" in options["startup-probe"].split(",")
     assert "httpGet.path=/health/live" in options["liveness-probe"].split(",")
 
