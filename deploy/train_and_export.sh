@@ -10,7 +10,8 @@ runs=$OUTPUT_DIR/runs
 models=$OUTPUT_DIR/exported_models
 
 python3 -m training train --recipe "$recipe" --variants "$variants" --seeds "$seeds" --runs "$runs" \
-    ${STEPS:+--steps "$STEPS"} ${EPOCHS:+--epochs "$EPOCHS"} ${BATCH:+--batch "$BATCH"} "$@"
+    ${STEPS:+--steps "$STEPS"} ${EPOCHS:+--epochs "$EPOCHS"} ${BATCH:+--batch "$BATCH"} \
+    ${LEARNING_RATE:+--learning-rate "$LEARNING_RATE"} "$@"
 # Whatever Keras trained with, its nets are exported through TensorFlow.
 KERAS_BACKEND=tensorflow python3 -m training export --recipe "$recipe" --variants "$variants" --seed "${seeds%%[ ,-]*}" \
     --runs "$runs" --models "$models" ${REPLACE:+--replace} ${NO_PROMOTE:+--no-promote}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -127,3 +129,32 @@ def test_docker_is_not_given_a_base_that_it_cannot_see(
     assert done.returncode == 1
     assert "docker does not see it; name another: ENGINE=buildah" in done.stderr
     assert not [call for call in programs.calls if call.split()[1] in ("build", "commit")]
+
+
+def test_the_training_job_takes_the_variables_of_make_train_export(programs: Programs) -> None:
+    """Each with a value of its own, so that both must hand it to the same option."""
+    makefile = (ROOT / "Makefile").read_text()
+    (fit,) = re.findall(r"^FIT := (.*\n.*)$", makefile, re.MULTILINE)
+    names = [*re.findall(r"\(if \$\(([A-Z_]+)\)", fit), "REPLACE", "NO_PROMOTE"]
+    assert "LEARNING_RATE" in names
+    given = {name: str(value) for value, name in enumerate(names, 1)}
+    given |= {"RECIPE": "modern", "VARIANTS": "relu_with_bn", "SEEDS": "3-5"}
+    # In the image the data is CIFAR100_DIR, and where the folders are is OUTPUT_DIR.
+    folders = {"RUNS": "/output/runs", "MODELS": "/output/exported_models"}
+    command = ["make", "--dry-run", "--old-file=.venv/.training", "train", "export"]
+    words = [f"{name}={value}" for name, value in (given | folders).items()]
+    done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    programs.add("python3")
+    job = programs.run("train_and_export.sh", **given, OUTPUT_DIR="/output")
+    assert job.returncode == 0, job.stderr
+
+    def runs(text: str) -> list[list[str]]:
+        """Each command's name and its options, a word each, in an order of no matter."""
+        found = re.findall(r"-m training (\w+) (.*)", text.replace("\\\n", " "))
+        return [
+            [name, *sorted(re.split(" (?=--)", " ".join(shlex.split(options))))]
+            for name, options in found
+        ]
+
+    assert runs("\n".join(programs.calls)) == runs(done.stdout)
+    assert [name for name, *_ in runs(done.stdout)] == ["train", "export", "compare"]
