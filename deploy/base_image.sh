@@ -2,12 +2,14 @@
 # Make a base image for the Dockerfile where no registry of images can be reached: this machine's own
 # Debian or Ubuntu release, minimal, with Python, from the package sources that apt uses here.
 #   deploy/base_image.sh [NAME]     needs root, buildah and mmdebstrap; prints the image's name
+# One of less than a week ago is taken as it is; an older one lacks security fixes of since then.
 set -euo pipefail
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
 name=${1:-localhost/batchnorm-base:$codename}
 buildah info >/dev/null 2>&1 || export STORAGE_DRIVER=vfs  # where file systems cannot be laid over
 
-if ! buildah inspect --type image "$name" >/dev/null 2>&1; then
+made=$(buildah inspect --type image --format '{{.OCIv1.Created.Unix}}' "$name" 2>/dev/null || echo 0)
+if [ $(($(date +%s) - made)) -gt $((7 * 24 * 3600)) ]; then
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     # Of apt's sources those of this release: it, its updates and its security fixes.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shlex
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +42,18 @@ class Programs:
         folder = self.folder / "tools"
         if not folder.exists():
             folder.mkdir()
-            for name in ("bash", "sh", "env", "basename", "dirname"):
+            for name in (
+                "bash",
+                "sh",
+                "env",
+                "basename",
+                "dirname",
+                "date",
+                "grep",
+                "mktemp",
+                "rm",
+                "sort",
+            ):
                 (folder / name).symlink_to(str(shutil.which(name)))
         return folder
 
@@ -158,3 +171,25 @@ def test_the_training_job_takes_the_variables_of_make_train_export(programs: Pro
 
     assert runs("\n".join(programs.calls)) == runs(done.stdout)
     assert [name for name, *_ in runs(done.stdout)] == ["train", "export", "compare"]
+
+
+@pytest.mark.skipif(
+    not Path("/etc/debian_version").exists(), reason="a local base is Debian's or Ubuntu's"
+)
+@pytest.mark.parametrize(
+    ("days", "made"), [(None, True), (6, False), (8, True)], ids=["none", "of-6-days", "of-8-days"]
+)
+def test_a_local_base_is_made_again_after_a_week(
+    programs: Programs, days: int | None, made: bool
+) -> None:
+    """Else the distribution's security fixes would never reach the images."""
+    created = "exit 1" if days is None else f"echo {int(time.time()) - days * 24 * 3600}; exit 0"
+    programs.add("buildah", f'test "$1" != inspect || {{ {created}; }}')
+    programs.add("mmdebstrap")
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    programs.add("apt-get", f"echo deb http://deb.example {release} main")
+    done = programs.run("base_image.sh")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"localhost/batchnorm-base:{release}"
+    for call in ("mmdebstrap --", "buildah commit "):
+        assert any(each.startswith(call) for each in programs.calls) == made
