@@ -15,6 +15,7 @@ COLOURS = {"sigmoid": "#d95f02", "relu": "#1b6ca8"}
 OTHERS = "#5c5c5c"  # any other activation
 DASHES = {"batch": "-", None: "--"}
 DOTS = ":"  # any other normalization
+LEAST_JUMP = 0.02  # of the curve's height, of which an arrow is drawn: less hides behind its star
 PANELS = (  # of the history, of the scores, and in words
     ("val_accuracy", "top1", "accuracy"),
     ("val_loss", "loss", "loss (nats)"),
@@ -97,7 +98,9 @@ def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str, *, j
                 linestyle="none",
             )
             before = values[steps.index(kept)]
-            if jump and math.isfinite(frozen) and math.isfinite(before):
+            if jump and abs(frozen - before) > LEAST_JUMP * max(
+                filter(math.isfinite, values), default=0
+            ):
                 panel.annotate(
                     "",
                     xy=(kept, frozen),

@@ -8,7 +8,7 @@ About 1.10 PFLOP a net.
 
 ``modern`` fits the same nets with Muon, a schedule and bfloat16, 64 passes again. Frozen, they
 should then reach 68.3 % (ReLU with BN), 67.7 % (sigmoid with BN), 65.3 % (ReLU without) and 65.5 %
-(sigmoid without); one seed each.
+(sigmoid without); one seed each, of ReLU with BN two.
 
 ``demo`` fits the drawn pictures of ``training.synthetic`` in about a minute on two cores.
 """

@@ -27,7 +27,7 @@ def test_the_table_is_the_comparisons(page: Page) -> None:
     for summary in COMPARISON["summary"]:
         name = summary["variant"]
         cells = row(page, name)
-        spread = f" ± {100 * summary['after']['top1']['spread']:.1f}" if summary["n"] > 1 else ""
+        spread = f" ± {100 * summary['after']['top1']['spread']:.2f}" if summary["n"] > 1 else ""
         assert cells[1] == f"{100 * summary['after']['top1']['mean']:.1f} %{spread}"
         assert cells[3] == f"{100 * summary['before']['top1']['mean']:.1f} %"
         time, unit = cells[6].split()
@@ -57,8 +57,10 @@ def test_on_a_phone_the_table_begins_with_what_it_is_for(url: str, open_page: Op
 
 def test_a_box_shows_and_hides_its_variant_in_every_chart(page: Page) -> None:
     parts = page.locator(".chart [data-variant=relu_with_bn]")
-    # A curve and the article's mark, in the two charts of each recipe.
-    assert parts.count() == 4 * (1 + len(COMPARISON.get("also", [])))
+    # A curve for each seed and the article's mark, in the two charts of each recipe.
+    sections = [COMPARISON, *COMPARISON.get("also", [])]
+    seeds = [trial["variant"] for each in sections for trial in each["trials"]]
+    assert parts.count() == 2 * (seeds.count("relu_with_bn") + len(sections))
     box = page.get_by_role("checkbox", name="relu with bn")
     for wanted in (False, True):
         box.set_checked(wanted)

@@ -297,7 +297,7 @@ def test_seeds_are_shown_as_their_mean_and_spread(settings: Settings, tmp_path: 
     rows = re.findall(r'<tr class="(\w+)"><th scope="row">(.*?)</tr>', page)
     found = {name: re.sub(r"<.*?>", "", text) for name, text in rows[: len(content["summary"])]}
     assert "mean of 3" in found[several["variant"]]
-    assert "50.1\N{NARROW NO-BREAK SPACE}% ± 0.4" in found[several["variant"]]
+    assert "50.1\N{NARROW NO-BREAK SPACE}% ± 0.43" in found[several["variant"]]
     assert "mean of" not in found[alone["variant"]]
     assert "±" not in found[alone["variant"]]
 
