@@ -11,8 +11,8 @@ a process of its own, in turns, so that a busy moment of the machine hits all of
     c  the article's pipeline: ``ImageDataGenerator(...).flow`` into ``fit``, library defaults
 
 The first step of each, which compiles, is not timed, nor is anything while another still compiles.
-A round is ``--steps`` steps; the figure is
-the median of ``--rounds`` rounds, and the ratios are medians of the rounds' own ratios.
+A round is ``--steps`` steps; the figure is the median of ``--rounds`` rounds, and the ratios are
+medians of the rounds' own ratios.
 """
 
 from __future__ import annotations
