@@ -184,6 +184,11 @@ class ModelCard:
                 f"superclasses has {len(self.superclasses)} names for {len(self.classes)} classes"
             )
 
+    @property
+    def passes(self) -> float:
+        """How often the fit has seen each of its training pictures."""
+        return self.training.images / (self.dataset.train_images - (self.training.hold_out or 0))
+
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
         """Read a card. Raises ``CardError`` naming the field that is missing or wrong."""

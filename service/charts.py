@@ -1,6 +1,6 @@
 """Where everything stands in the page's charts: numbers in, percents of the plot's sides out.
 
-``curves`` draws accuracy and loss over the steps of training, ``shifts`` the quantiles of what the
+``curves`` draws accuracy and loss over the passes of training, ``shifts`` the quantiles of what the
 freeze moved. Templates turn both into SVG whose text keeps its size whatever the width, so that a
 chart can be read on a telephone and needs no script.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from service.card import FrozenLayer
 from service.study import Curve, Study
-from service.wording import MINUS, decimal, percent, thousands
+from service.wording import MINUS, decimal, percent
 
 DECIMALS = 3
 TIMES = "\u00d7"
@@ -29,11 +29,11 @@ class Tick:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point: where it stands, at which step, and its value in words."""
+    """A point: where it stands, after how many passes, and its value in words."""
 
     x: float
     y: float
-    step: int
+    passes: float
     text: str
 
 
@@ -96,8 +96,8 @@ class Shift:
 
 def curves(study: Study, classes: int) -> tuple[Panel, ...]:
     """Accuracy and loss of every trial; loss is cut off well above that of guessing."""
-    steps = [epoch.step for curve in study.curves for epoch in curve.epochs]
-    end = max([*steps, study.article_steps or 0, 1])
+    passes = [epoch.passes for curve in study.curves for epoch in curve.epochs]
+    end = max([*passes, study.article_passes or 0]) or 1.0
     held_out = any(curve.held_out for curve in study.curves)
     panels = []
     for key, title, note, say in (
@@ -106,7 +106,7 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
     ):
         values = [getattr(epoch, key) for curve in study.curves for epoch in curve.epochs]
         values += [curve.frozen[key] for curve in study.curves if curve.frozen]
-        values += [each[key] for each in study.article.values()] if study.article_steps else []
+        values += [each[key] for each in study.article.values()] if study.article_passes else []
         top = max([*filter(math.isfinite, values), 1e-6])
         if key == "loss":
             top = min(top, 1.3 * math.log(max(classes, 2)))
@@ -120,9 +120,7 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
                 if held_out
                 else "the test pictures",
                 note=note,
-                x_ticks=tuple(
-                    Tick(_percent(t, 0, end), thousands(t)) for t in nice_ticks(0, end, 4)
-                ),
+                x_ticks=tuple(Tick(_percent(t, 0, end), f"{t:g}") for t in nice_ticks(0, end, 4)),
                 y_ticks=tuple(
                     Tick(
                         100 - _percent(t, 0, high),
@@ -132,9 +130,9 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
                 ),
                 lines=tuple(_line(curve, key, end, high, say) for curve in study.curves),
                 references=tuple(
-                    Reference(name, _mark(study.article_steps, score[key], end, high, say))
+                    Reference(name, _mark(study.article_passes, score[key], end, high, say))
                     for name, score in study.article.items()
-                    if study.article_steps
+                    if study.article_passes
                 ),
             )
         )
@@ -199,21 +197,20 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _line(curve: Curve, key: str, end: float, high: float, say: Callable[[float], str]) -> Line:
-    marks = tuple(_mark(each.step, getattr(each, key), end, high, say) for each in curve.epochs)
-    last = curve.epochs[-1].step if curve.epochs else 0
-    kept = last if curve.kept_step is None else curve.kept_step
+    marks = tuple(_mark(each.passes, getattr(each, key), end, high, say) for each in curve.epochs)
+    last = curve.epochs[-1].passes if curve.epochs else 0.0
+    kept = last if curve.kept is None else curve.kept
     frozen = _mark(kept, curve.frozen[key], end, high, say) if curve.frozen else None
-    left = next((mark for mark in marks if mark.step == kept and not curve.held_out), None)
+    left = next((mark for mark in marks if mark.passes == kept and not curve.held_out), None)
     points = " ".join(f"{mark.x:g},{mark.y:g}" for mark in marks)
     return Line(curve.variant, curve.seed, marks, left, frozen, points)
 
 
 def _mark(
-    step: int | None, value: float, end: float, high: float, say: Callable[[float], str]
+    passes: float, value: float, end: float, high: float, say: Callable[[float], str]
 ) -> Mark:
-    at = step or 0
     y = 100 - _percent(value, 0, high) if math.isfinite(value) else 0.0
-    return Mark(_percent(at, 0, end), round(max(y, -400.0), DECIMALS), at, say(value))
+    return Mark(_percent(passes, 0, end), round(max(y, -400.0), DECIMALS), passes, say(value))
 
 
 def _box(

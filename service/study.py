@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ class StudyError(Exception):
 
 @dataclass(frozen=True)
 class Epoch:
-    """The net after one epoch, on the validation pictures; ``loss`` is in nats."""
+    """The net after so many passes over its training pictures, on the validation pictures.
 
-    epoch: int
-    step: int
+    ``loss`` is in nats.
+    """
+
+    passes: float
     top1: float
     loss: float
 
@@ -34,15 +36,15 @@ class Epoch:
 class Curve:
     """One trial: its epochs, and what it scores frozen (None: it has not been).
 
-    Frozen was what it was after ``kept_step``; None is the last. Where it is ``held_out``, the
-    epochs are of training pictures that were held out; the frozen net's score is of the test's.
+    Frozen was what it was after ``kept`` passes; None is the last epoch. Where it is ``held_out``,
+    the epochs are of training pictures that were held out; the frozen net's score is of the test's.
     """
 
     variant: str
     seed: int
     epochs: tuple[Epoch, ...]
     frozen: Mapping[str, float] | None
-    kept_step: int | None = None
+    kept: float | None = None
     held_out: bool = False
 
 
@@ -55,7 +57,7 @@ class Row:
 
     variant: str
     n: int
-    steps: int
+    passes: float
     seconds: float
     before: Mapping[str, float | None]
     after: Mapping[str, float | None] | None
@@ -66,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything; ``article_steps`` is where the article's nets ended, None where unknown."""
+    """Everything; ``article_passes`` is where the article's nets ended, None where unknown."""
 
     recipe: str
     dataset: str
@@ -75,7 +77,7 @@ class Study:
     rows: tuple[Row, ...]
     curves: tuple[Curve, ...]
     article: Mapping[str, Mapping[str, float]]
-    article_steps: int | None
+    article_passes: float | None
 
 
 def read_studies(folder: Path) -> tuple[Study, ...]:
@@ -89,7 +91,7 @@ def read_studies(folder: Path) -> tuple[Study, ...]:
     try:
         # The first recipe stands in the document itself, the others, in the same fields, beside it.
         return tuple(_study({**content, **each}) for each in ({}, *content.get("also", ())))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise StudyError(
             f'{FILE} is not as "make export" writes it ({type(error).__name__}: {error})'
         ) from None
@@ -98,25 +100,27 @@ def read_studies(folder: Path) -> tuple[Study, ...]:
 def _study(content: Any) -> Study:
     article = content.get("article") or {}
     reference = content.get("article_reference") or {}
-    trials = content["trials"]
+    trials, dataset = content["trials"], content["dataset"]
+    curves = [_curve(trial, int(dataset["train_images"])) for trial in trials]
     return Study(
         recipe=str(content["recipe"]),
-        dataset=str(content["dataset"]["name"]),
-        test_images=int(content["dataset"]["test_images"]),
+        dataset=str(dataset["name"]),
+        test_images=int(dataset["test_images"]),
         hardware=tuple(sorted({str(trial["hardware"]) for trial in trials})),
-        rows=tuple(_row(row, article.get(row["variant"])) for row in content["summary"]),
-        curves=tuple(map(_curve, trials)),
+        rows=tuple(_row(row, article.get(row["variant"]), curves) for row in content["summary"]),
+        curves=tuple(curves),
         article=article,
-        article_steps=int(reference["steps"]) if article and "steps" in reference else None,
+        article_passes=float(reference["passes"]) if article and "passes" in reference else None,
     )
 
 
-def _row(row: Any, article: Mapping[str, float] | None) -> Row:
+def _row(row: Any, article: Mapping[str, float] | None, curves: Sequence[Curve]) -> Row:
     after = row["after"]
+    own = [curve for curve in curves if curve.variant == row["variant"]]
     return Row(
         variant=str(row["variant"]),
         n=int(row["n"]),
-        steps=int(row["steps"][-1]),
+        passes=max((e.passes for curve in own for e in curve.epochs), default=0.0),
         seconds=float(row["seconds"]),
         before=_means(row["before"]),
         after=_means(after) if after else None,
@@ -126,21 +130,21 @@ def _row(row: Any, article: Mapping[str, float] | None) -> Row:
     )
 
 
-def _curve(trial: Any) -> Curve:
+def _curve(trial: Any, train_images: int) -> Curve:
     freeze = trial.get("freeze")
+    batch = trial["images"] / trial["steps"]
+    step = batch / (train_images - trial.get("hold_out", 0))
     return Curve(
         variant=str(trial["variant"]),
         seed=int(trial["seed"]),
         epochs=tuple(
-            Epoch(
-                int(e["epoch"]), int(e["step"]), _number(e["val_accuracy"]), _number(e["val_loss"])
-            )
+            Epoch(step * e["step"], _number(e["val_accuracy"]), _number(e["val_loss"]))
             for e in trial["history"]
         ),
         frozen={key: _number(value) for key, value in freeze["after"].items()}
         if freeze and freeze["kind"] == "population"
         else None,
-        kept_step=int(trial["kept_step"]) if "kept_step" in trial else None,
+        kept=step * trial["kept_step"] if "kept_step" in trial else None,
         held_out=trial.get("validation_set") == "hold-out",
     )
 

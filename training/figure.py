@@ -1,4 +1,4 @@
-"""The comparison as a figure: accuracy and loss by step, a row a recipe.
+"""The comparison as a figure: accuracy and loss by passes over the pictures, a row a recipe.
 
 In: what ``comparison.json`` holds. Out: a matplotlib figure.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from training.table import sections
+from training.table import passes_a_step, sections
 from training.variants import VARIANTS
 
 COLOURS = {"sigmoid": "#d95f02", "relu": "#1b6ca8"}
@@ -23,10 +23,10 @@ PANELS = (  # of the history, of the scores, and in words
 
 
 def draw(content: dict[str, Any]) -> Any:
-    """The figure: accuracy and loss on the validation pictures by step, a row a recipe.
+    """The figure: accuracy and loss on the validation pictures by passes, a row a recipe.
 
     Colour is the activation; a solid line has batch normalization, a dashed one none, a dotted one
-    another. A star is the frozen net.
+    another. A star is the frozen net, a diamond the article's.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -39,9 +39,10 @@ def draw(content: dict[str, Any]) -> Any:
     for panels, section in zip(rows, drawn, strict=True):
         held_out = _held_out(section)
         for panel, (key, score, label) in zip(panels, PANELS, strict=True):
-            _curves(panel, section["trials"], key, score, jump=not held_out)
+            _curves(panel, section["trials"], content["dataset"], key, score, jump=not held_out)
+            _article(panel, content, score)
             panel.set_title(f"recipe {section['recipe']}", fontsize=10)
-            panel.set_xlabel("step")
+            panel.set_xlabel("passes over the training pictures")
             panel.set_ylabel(f"{'hold-out' if held_out else 'test'} {label}")
             panel.set_xlim(left=0)
             panel.set_ylim(bottom=0, top=1.05 * panel.get_ylim()[1])
@@ -50,7 +51,8 @@ def draw(content: dict[str, Any]) -> Any:
     figure.suptitle(
         f"{content['dataset']['name']}: moving averages as fitted (dots), "
         "population statistics as frozen (stars"
-        f"{', of the test pictures' if any(map(_held_out, drawn)) else ''})",
+        f"{', of the test pictures' if any(map(_held_out, drawn)) else ''})"
+        f"{', article 2018 (diamonds)' if content['article'] else ''}",
         fontsize=11,
     )
     known: dict[str, Any] = {}
@@ -65,7 +67,31 @@ def _held_out(section: dict[str, Any]) -> bool:
     return bool(section["trials"][0]["validation_set"] == "hold-out")
 
 
-def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str, *, jump: bool) -> None:
+def _article(panel: Any, content: dict[str, Any], score: str) -> None:
+    """A diamond for each of the article's nets; without batch normalization it is hollow."""
+    for name, scores in (content["article"] or {}).items():
+        variant = VARIANTS[name]
+        colour = COLOURS[variant.activation]
+        panel.plot(
+            content["article_reference"]["passes"],
+            scores[score],
+            marker="D",
+            markersize=6,
+            color=colour,
+            markerfacecolor=colour if variant.normalization else "white",
+            linestyle="none",
+        )
+
+
+def _curves(
+    panel: Any,
+    trials: list[dict[str, Any]],
+    dataset: dict[str, Any],
+    key: str,
+    score: str,
+    *,
+    jump: bool,
+) -> None:
     """A line a trial, and where its freeze took it from the step whose weights were kept.
 
     ``jump`` joins the two; they are of the same pictures then.
@@ -74,10 +100,11 @@ def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str, *, j
         variant = VARIANTS[trial["variant"]]
         colour = COLOURS.get(variant.activation, OTHERS)
         steps = [row["step"] for row in trial["history"]]
+        a_step = passes_a_step(trial, dataset)
         values = [_number(row[key]) for row in trial["history"]]
         first = trial is next(each for each in trials if each["variant"] == variant.name)
         panel.plot(
-            steps,
+            [step * a_step for step in steps],
             values,
             color=colour,
             linestyle=DASHES.get(variant.normalization, DOTS),
@@ -89,7 +116,7 @@ def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str, *, j
             frozen = _number(trial["freeze"]["after"][score])
             kept = trial.get("kept_step", steps[-1])
             panel.plot(
-                kept,
+                kept * a_step,
                 frozen,
                 marker="*",
                 markersize=12,
@@ -103,8 +130,8 @@ def _curves(panel: Any, trials: list[dict[str, Any]], key: str, score: str, *, j
             ):
                 panel.annotate(
                     "",
-                    xy=(kept, frozen),
-                    xytext=(kept, before),
+                    xy=(kept * a_step, frozen),
+                    xytext=(kept * a_step, before),
                     arrowprops={"arrowstyle": "->", "color": colour},
                 )
 

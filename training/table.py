@@ -15,6 +15,12 @@ def sections(content: dict[str, Any]) -> list[dict[str, Any]]:
     return [own, *content.get("also", [])]
 
 
+def passes_a_step(trial: dict[str, Any], dataset: dict[str, Any]) -> float:
+    """Which part of its training pictures a step sees."""
+    pictures = dataset["train_images"] - trial.get("hold_out", 0)
+    return float(trial["images"] / trial["steps"] / pictures)
+
+
 def markdown(content: dict[str, Any]) -> str:
     """The tables of the comparison, one a recipe, with what their numbers are of."""
     return "\n".join(_table(each, content) for each in sections(content))
@@ -30,7 +36,7 @@ def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
     for row in section["summary"]:
         before, after, n = row["before"], row["after"], row["n"]
         passes = sorted(
-            trial["images"] / (data["train_images"] - trial.get("hold_out", 0))
+            passes_a_step(trial, data) * trial["steps"]
             for trial in section["trials"]
             if trial["variant"] == row["variant"]
         )

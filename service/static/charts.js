@@ -2,29 +2,30 @@
 // below the chart in words. The boxes above the charts show and hide variants.
 
 function marks(chart) {
-  return [...chart.querySelectorAll("[data-step]")].filter((mark) => !mark.closest(".off"));
+  return [...chart.querySelectorAll("[data-passes]")].filter((mark) => !mark.closest(".off"));
 }
 
-function steps(chart) {
-  return [...new Set(marks(chart).map((mark) => Number(mark.dataset.step)))].sort((a, b) => a - b);
+// Every number of passes at which a mark stands.
+function stops(chart) {
+  return [...new Set(marks(chart).map((mark) => Number(mark.dataset.passes)))].sort((a, b) => a - b);
 }
 
-// Where a step stands, in pixels from the plot's left.
-function place(chart, step) {
-  const mark = marks(chart).find((each) => Number(each.dataset.step) === step);
+// Where a stop is, in pixels from the plot's left.
+function place(chart, stop) {
+  const mark = marks(chart).find((each) => Number(each.dataset.passes) === stop);
   const box = mark.getBoundingClientRect();
   return box.left + box.width / 2 - chart.querySelector(".plot").getBoundingClientRect().left;
 }
 
-function read(chart, step) {
-  chart.dataset.at = step;
+function read(chart, stop) {
+  chart.dataset.at = stop;
   chart.classList.add("reading-on");
   const cursor = chart.querySelector(".cursor");
-  const x = place(chart, step);
+  const x = place(chart, stop);
   cursor.setAttribute("x1", x);
   cursor.setAttribute("x2", x);
-  const text = [`step ${step.toLocaleString("en")}`];
-  for (const mark of marks(chart).filter((each) => Number(each.dataset.step) === step)) {
+  const text = [`${stop} ${stop === 1 ? "pass" : "passes"}`];
+  for (const mark of marks(chart).filter((each) => Number(each.dataset.passes) === stop)) {
     const owner = mark.closest("[data-variant]");
     const name = owner.dataset.variant.replaceAll("_", " ");
     const what = mark.matches(".frozen") ? " frozen" : owner.matches(".reference") ? ", 2018" : "";
@@ -47,18 +48,18 @@ function forget(chart) {
 }
 
 function nearest(chart, x) {
-  const all = steps(chart);
+  const all = stops(chart);
   if (!all.length) return null;
   const left = chart.querySelector(".plot").getBoundingClientRect().left;
-  const distance = (step) => Math.abs(place(chart, step) + left - x);
-  return all.reduce((best, step) => (distance(step) < distance(best) ? step : best));
+  const distance = (stop) => Math.abs(place(chart, stop) + left - x);
+  return all.reduce((best, stop) => (distance(stop) < distance(best) ? stop : best));
 }
 
 function follow(event) {
   const chart = event.target.closest?.(".chart");
   if (!chart || !event.target.closest(".plot")) return;
-  const step = nearest(chart, event.clientX);
-  if (step !== null && String(step) !== chart.dataset.at) read(chart, step);
+  const stop = nearest(chart, event.clientX);
+  if (stop !== null && String(stop) !== chart.dataset.at) read(chart, stop);
 }
 
 document.addEventListener("pointermove", follow);
@@ -67,7 +68,7 @@ document.addEventListener("pointerdown", follow);
 document.addEventListener("keydown", (event) => {
   const chart = event.target.closest?.(".chart");
   if (!chart || !["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) return;
-  const all = steps(chart);
+  const all = stops(chart);
   if (!all.length) return;
   event.preventDefault();
   const at = all.indexOf(Number(chart.dataset.at));
@@ -82,8 +83,8 @@ document.addEventListener("change", (event) => {
     part.classList.toggle("off", !event.target.checked);
   }
   for (const chart of document.querySelectorAll(".chart.reading-on")) {
-    const step = Number(chart.dataset.at);
-    if (steps(chart).includes(step)) read(chart, step);
+    const stop = Number(chart.dataset.at);
+    if (stops(chart).includes(stop)) read(chart, stop);
     else forget(chart);
   }
 });

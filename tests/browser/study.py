@@ -23,5 +23,5 @@ def twenty_epochs(comparison: dict[str, Any]) -> dict[str, Any]:
             }
             for epoch in range(1, 21)
         ]
-        trial["steps"] = 40_000
+        trial |= {"steps": 40_000, "images": 3_200_000}
     return content

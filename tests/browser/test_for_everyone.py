@@ -129,7 +129,7 @@ def test_everything_is_done_with_the_keyboard_alone(page: Page, url: str) -> Non
     assert not page.locator(".chart .curve.relu_with_bn").first.is_visible()
     focus_on(page, ".chart")
     page.keyboard.press("ArrowLeft")
-    expect(page.locator(".chart .reading").first).to_contain_text("step")
+    expect(page.locator(".chart .reading").first).to_contain_text("passes")
     focus_on(page, "details.card > summary")
     page.keyboard.press("Enter")
     assert page.locator("details.card[open] dl").first.is_visible()

@@ -16,15 +16,15 @@ from service.charts import curves, layer_label, nice_ticks, shifts
 from service.study import Curve, Epoch, Study
 
 
-def study(curve: Curve, article_steps: int | None = None) -> Study:
-    article = {curve.variant: {"top1": 0.5, "top5": 0.8, "loss": 2.0}} if article_steps else {}
-    return Study("quick", "synthetic", 100, ("a test",), (), (curve,), article, article_steps)
+def study(curve: Curve, article_passes: float | None = None) -> Study:
+    article = {curve.variant: {"top1": 0.5, "top5": 0.8, "loss": 2.0}} if article_passes else {}
+    return Study("quick", "synthetic", 100, ("a test",), (), (curve,), article, article_passes)
 
 
 def test_a_curve_runs_from_left_to_right_and_up_with_accuracy() -> None:
-    epochs = (Epoch(1, 100, 0.1, 4.0), Epoch(2, 200, 0.25, 3.0), Epoch(3, 400, 0.4, 2.0))
+    epochs = (Epoch(1.5, 0.1, 4.0), Epoch(3.0, 0.25, 3.0), Epoch(6.0, 0.4, 2.0))
     curve = Curve("relu_with_bn", 0, epochs, {"top1": 0.45, "top5": 0.8, "loss": 1.8})
-    accuracy, loss = curves(study(curve, 800), 100)
+    accuracy, loss = curves(study(curve, 12.0), 100)
     (line,) = accuracy.lines
     assert [mark.x for mark in line.marks] == [12.5, 25, 50]
     high = 0.5 * 1.08  # the article's, which is the highest, and a little room
@@ -41,7 +41,7 @@ def test_a_curve_runs_from_left_to_right_and_up_with_accuracy() -> None:
 
 
 def test_a_wild_loss_does_not_flatten_the_others() -> None:
-    epochs = (Epoch(1, 1, 0.1, 900.0), Epoch(2, 2, 0.2, 3.0), Epoch(3, 3, 0.2, math.nan))
+    epochs = (Epoch(1.0, 0.1, 900.0), Epoch(2.0, 0.2, 3.0), Epoch(3.0, 0.2, math.nan))
     _, loss = curves(study(Curve("relu_with_bn", 0, epochs, None)), 100)
     wild, tame, unknown = loss.lines[0].marks
     assert wild.y < 0 < tame.y < 80

@@ -24,7 +24,7 @@ from tests.training.compare.records import (
 )
 from tests.training.export.published import contents
 from tests.training.trials import history
-from training.compare import compare
+from training.compare import ARTICLE, compare
 from training.figure import draw
 from training.repository import ExportError
 from training.table import markdown
@@ -163,15 +163,53 @@ def test_the_star_stands_where_the_kept_weights_were(runs: Path, tmp_path: Path)
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
         writer.writerows(rows)
-    change(folder, lambda record: record["outcome"].update(steps=180, kept_step=60))
+    change(folder, lambda record: record["outcome"].update(steps=180, images=3600, kept_step=60))
     content = compare(runs, "one", tmp_path / "to", quiet)
-    star = draw(content).axes[0].lines[1]
-    assert list(star.get_xdata()) == [60]
+    curve, star = draw(content).axes[0].lines
+    a_pass = content["dataset"]["train_images"]
+    assert list(curve.get_xdata()) == pytest.approx([20 * step / a_pass for step in (60, 120, 180)])
+    assert list(star.get_xdata()) == pytest.approx([20 * 60 / a_pass])
     assert "earlier step than the last (`relu_with_bn`, seed 0: 60 of 180)." in markdown(content)
     (study,) = read_studies(tmp_path / "to")
     (line,) = curves(study, 100)[0].lines
     assert line.frozen is not None
-    assert (line.frozen.step, line.left) == (60, line.marks[0])
+    assert line.frozen.passes == pytest.approx(20 * 60 / a_pass)
+    assert line.left == line.marks[0]
+
+
+def test_curves_are_by_passes_over_the_pictures_that_were_not_held_out(
+    runs: Path, tmp_path: Path
+) -> None:
+    """By steps, of 20 and of 80 pictures, the two would end at the same place."""
+    for seed in (0, 1):
+        change(runs / f"one/relu_with_bn/seed-{seed}", held_out)
+        change(
+            runs / f"one/relu_with_bn/seed-{seed}",
+            lambda record: record["outcome"].update(images=60 * 80),
+        )
+    content = compare(runs, "one", tmp_path / "to", quiet)
+    passes = 60 * 80 / (content["dataset"]["train_images"] - 100)
+    assert f"| 60 | {passes:.1f} |" in markdown(content)
+    for panel in draw(content).axes:
+        for line in panel.lines:
+            assert list(line.get_xdata()) == pytest.approx([passes])
+    (study,) = read_studies(tmp_path / "to")
+    assert [row.passes for row in study.rows] == pytest.approx([passes])
+    for curve in study.curves:
+        assert [epoch.passes for epoch in curve.epochs] == pytest.approx([passes])
+
+
+def test_the_article_s_nets_stand_at_their_own_passes(runs: Path, tmp_path: Path) -> None:
+    content = compare(runs, "one", tmp_path / "to", quiet)
+    of_cifar100 = draw(content | {"article": ARTICLE})
+    ours = sum(len(panel.lines) for panel in draw(content).axes)
+    theirs = [
+        line for panel in of_cifar100.axes for line in panel.lines if line.get_marker() == "D"
+    ]
+    assert sum(len(panel.lines) for panel in of_cifar100.axes) == ours + len(theirs)
+    found = [(*line.get_xdata(), *line.get_ydata()) for line in theirs]
+    scores = [(64, ARTICLE[name][key]) for key in ("top1", "loss") for name in ARTICLE]
+    assert found == scores
 
 
 def test_a_net_that_diverged_leaves_no_nan(runs: Path, tmp_path: Path) -> None:
