@@ -160,7 +160,7 @@ class Incoming(asyncio.Protocol, ABC):
         self._parser, self._muted = self._new_parser(), True
         self._parser.feed_data(f"POST / HTTP/1.1\r\n{''.join(lines)}\r\n".encode("latin-1"))
         self._muted = False
-        if not lines:
+        if not framing.length(environ):  # what the parser has just said of it was not heard
             self.on_message_complete()
         self._unparsed = memoryview(b"".join([rest, self._unparsed]))
 

@@ -195,6 +195,23 @@ def test_a_body_behind_an_upgrade_that_is_not_made_is_a_body(
     assert (b"[POST /a 5]" in answer) == (not full)
 
 
+@pytest.mark.parametrize("length", ["", "Content-Length: 0\r\n", "Content-Length: 00\r\n"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_no_body_behind_an_upgrade_that_is_not_made_is_no_body(length: str, cut: bool) -> None:
+    head = f"POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n{length}\r\n"
+
+    async def main() -> bytes:
+        async with asking(echo, head.encode() + (b"" if cut else LAST)) as (reader, writer, _):
+            async with asyncio.timeout(5):
+                first = await reader.readuntil(b"[POST /a 0]")
+                writer.write(LAST if cut else b"")
+                return first + await reader.read()
+
+    answer = asyncio.run(main())
+    assert answer.count(b"HTTP/1.1 200 ") == answer.count(b"HTTP/1.1 ") == 2
+    assert answer.endswith(b"[GET / 0]")
+
+
 def test_a_trailer_without_an_end_is_refused() -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: "
     answer, _ = asyncio.run(asked(echo, head + b"a" * (2 * MAX_HEAD_BYTES)))
