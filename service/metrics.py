@@ -64,7 +64,10 @@ blueprint = Blueprint("metrics", __name__)
 )
 def show() -> Response:
     """Every metric, in the format that the caller accepts."""
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except TypeError:  # a version that is no number is compared with one
+        encode, content_type = choose_encoder("")
     counted = metrics()
     return Response(in_thread(lambda: counted.written(encode)), content_type=content_type)
 

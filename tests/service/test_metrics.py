@@ -79,6 +79,16 @@ def test_openmetrics_is_spoken_to_who_asks_for_it(client: FlaskClient) -> None:
     assert plain.content_type.startswith("text/plain; version=")
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+@pytest.mark.parametrize("version", ["abc", "1..0", "\u00b2", "2.\u00b2", "1.0.x", "9" * 5000])
+def test_who_asks_for_a_version_that_is_none_is_answered(
+    client: FlaskClient, kind: str, version: str
+) -> None:
+    response = client.get("/metrics", headers={"Accept": f"{kind};version={version}"})
+    assert response.status_code == 200
+    assert "batchnorm_model_info{" in response.text
+
+
 def test_what_strangers_send_makes_no_series(client: FlaskClient, scrape: Any) -> None:
     client.get("/nowhere"), client.post("/predict?variant=x", data=PNG), scrape()
     before = set(scrape())
