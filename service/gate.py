@@ -110,7 +110,7 @@ class Gate:
     def no_room(self, environ: WSGIEnvironment, taken: int, seconds: float) -> Refused:
         """Count and log a request whose body finds no room after ``taken`` bytes; its answer."""
         headers, body = self._refused(environ, NO_ROOM)
-        route, size = self._route(environ), len(body)
+        route, size = self._route(environ), _size(environ, body)
         self._tell(_entry(environ, _STATUS, seconds, route=route, bytes_in=taken, bytes_out=size))
         return headers, body
 
@@ -134,7 +134,7 @@ class Gate:
         headers, body = self._problem(environ, status, detail)
         # Where its head was not valid to its end, what it asks for is a guess.
         route = self._route(environ) if "wsgi.input" in environ else None
-        size = 0 if environ.get("REQUEST_METHOD") == "HEAD" else len(body)
+        size = _size(environ, body)
         self._tell(_entry(environ, status, seconds, route=route, bytes_out=size))
         return headers, body
 
@@ -159,6 +159,11 @@ class Gate:
             *headers,
         )
         return [*headers, *answer_headers(environ, self._origins)], written
+
+
+def _size(environ: WSGIEnvironment, body: bytes) -> int:
+    """How much of an answer's body is sent: to HEAD, nothing."""
+    return 0 if environ.get("REQUEST_METHOD") == "HEAD" else len(body)
 
 
 def _entry(

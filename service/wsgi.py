@@ -63,7 +63,8 @@ class OnLoop:
             raise
         except NoRoomError as error:
             seconds = time.monotonic() - begun
-            return _written(STATUS_LINE, *self._gate.no_room(environ, error.taken, seconds))
+            headers, body = self._gate.no_room(environ, error.taken, seconds)
+            return _written(environ, STATUS_LINE, headers, body)
         finally:
             self._bodies.let_go(body)
             environ.clear()  # what has been made of it holds it: together they would be garbage
@@ -76,15 +77,14 @@ class OnLoop:
         if not self._gate.closed(environ):
             return None
         headers, body = self._gate.refusal(environ)
-        return _written(STATUS_LINE, headers, body)
+        return _written(environ, STATUS_LINE, headers, body)
 
     def no_request(
         self, environ: WSGIEnvironment, status: HTTPStatus, detail: str, seconds: float
     ) -> Answer:
         """The whole answer to what became no request; ``environ`` is what is known of it."""
         headers, body = self._gate.no_request(environ, status, detail, seconds)
-        bodiless = environ.get("REQUEST_METHOD") == "HEAD"
-        return _written(f"{status} {status.phrase}", headers, body, bodiless=bodiless)
+        return _written(environ, f"{status} {status.phrase}", headers, body)
 
 
 def call(application: WSGIApplication, environ: WSGIEnvironment) -> Answer:
@@ -108,12 +108,14 @@ def call(application: WSGIApplication, environ: WSGIEnvironment) -> Answer:
         finally:
             if hasattr(parts, "close"):
                 parts.close()
-    return _written(status, headers, body, bodiless=environ["REQUEST_METHOD"] == "HEAD")
+    return _written(environ, status, headers, body)
 
 
 def _written(
-    status: str, headers: Iterable[tuple[str, str]], body: bytes, *, bodiless: bool = False
+    environ: WSGIEnvironment, status: str, headers: Iterable[tuple[str, str]], body: bytes
 ) -> Answer:
+    """An answer to ``environ``: to HEAD without the body, for the next answer follows its head."""
+    bodiless = environ.get("REQUEST_METHOD") == "HEAD"
     lines, last, sized = [f"HTTP/1.1 {status}\r\n"], False, False
     for name, value in headers:
         lower = name.lower()

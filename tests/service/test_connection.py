@@ -279,6 +279,22 @@ def test_a_body_that_finds_no_room_while_draining_ends_its_connection(
     assert answer.count(b"\r\nConnection: close\r\n") == answer.count(b"HTTP/1.1 ") == 1
 
 
+def test_who_asks_for_a_head_alone_gets_no_body_where_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> bytes:
+        raise NoRoomError
+
+    monkeypatch.setattr(Bodies, "take", full)
+    told: list[Answered] = []
+    head = b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+    answer, _ = asyncio.run(asked(echo, head + LAST, told=told))
+    first, _, second = answer.partition(b"\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 503 ")
+    assert second.startswith(b"HTTP/1.1 200 ")
+    assert [(entry.method, entry.status, entry.bytes_out) for entry in told] == [("HEAD", 503, 0)]
+
+
 def test_a_body_has_its_time_and_no_more_however_much_comes_at_once() -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
 
