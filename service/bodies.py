@@ -43,12 +43,12 @@ class Read(Protocol):
 class HungUpError(Exception):
     """The client has gone before its request had its answer.
 
-    ``taken`` bytes of its body had come; ``told`` says that what came was refused and is counted.
+    ``taken`` bytes of its body had come.
     """
 
-    def __init__(self, *, told: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.taken, self.told = 0, told
+        self.taken = 0
 
 
 class NoRoomError(Exception):

@@ -14,7 +14,7 @@ from service.correlation import correlation
 from service.headers import complete
 from service.journal import Answered, Journal, Reader
 from service.messages import REQUEST, Request
-from service.wsgi import TAKEN
+from service.wsgi import TAKEN, TOLD
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -72,9 +72,9 @@ class Finish:
 def _entry(
     environ: WSGIEnvironment, status: int, bytes_out: int | None, most: int
 ) -> Answered | None:
-    """What is told of a request; None if Flask never made one of ``environ``."""
+    """What is told of a request; None if Flask never made one of ``environ``, or it is told."""
     request: Request | None = environ.get(REQUEST)
-    if request is None:
+    if request is None or TOLD in environ:
         return None
     ids = correlation(environ)
     rule, method = request.url_rule, environ["REQUEST_METHOD"]

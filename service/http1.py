@@ -185,7 +185,7 @@ class Connection(Incoming):
         """
         while not exchange.parts and not exchange.complete:
             if self._transport.is_closing() or self._refused:
-                raise HungUpError(told=exchange.refusal is not None)
+                raise HungUpError
             if exchange.unwanted:
                 raise NoRoomError
             if exchange.expects:

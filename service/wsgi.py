@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 GONE = "batchnorm.gone"
 """The environment's key for a function: whether the client has hung up."""
 
-
 TAKEN = "batchnorm.taken"
 """The environment's key for how many bytes of the body were read."""
+
+TOLD = "batchnorm.told"
+"""The environment's key that says that a request was refused, and is counted and logged as such.
+
+That may be while a view still works for it, whose answer nobody gets then.
+"""
 
 
 class Answer(NamedTuple):
@@ -58,7 +63,7 @@ class OnLoop:
             environ[TAKEN] = len(body)
             return call(self._application, environ)
         except HungUpError as error:
-            if not error.told:
+            if TOLD not in environ:
                 self._gate.hung_up(environ, error.taken, time.monotonic() - begun)
             raise
         except NoRoomError as error:
@@ -83,6 +88,7 @@ class OnLoop:
         self, environ: WSGIEnvironment, status: HTTPStatus, detail: str, seconds: float
     ) -> Answer:
         """The whole answer to what became no request; ``environ`` is what is known of it."""
+        environ[TOLD] = True
         headers, body = self._gate.no_request(environ, status, detail, seconds)
         return _written(environ, f"{status} {status.phrase}", headers, body)
 

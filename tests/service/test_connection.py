@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from service.bodies import Bodies, NoRoomError
 from service.drain import Drain
+from service.finish import Finish
 from service.gate import Gate
 from service.http1 import Connection
 from service.incoming import MAX_HEAD_BYTES
 from service.journal import Answered
+from service.metrics import Metrics
 from service.serving import Serving
 from service.waiting import Turns
 from service.wsgi import OnLoop
@@ -293,6 +297,43 @@ def test_who_asks_for_a_head_alone_gets_no_body_where_there_is_no_room(
     assert first.startswith(b"HTTP/1.1 503 ")
     assert second.startswith(b"HTTP/1.1 200 ")
     assert [(entry.method, entry.status, entry.bytes_out) for entry in told] == [("HEAD", 503, 0)]
+
+
+def test_what_is_refused_while_a_view_works_for_it_is_told_once(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, go_on, told = threading.Event(), threading.Event(), list[Answered]()
+
+    def written(*_: Any) -> bytes:
+        at_work.set()
+        assert go_on.wait(DEADLINE)
+        return b""
+
+    monkeypatch.setattr(Metrics, "written", written)
+    monkeypatch.setattr(Bodies, "wanted", lambda *_: False)  # a GET's, as the service decides
+    monkeypatch.setattr(Finish, "tell", lambda _, entry: told.append(entry))
+    head = b"GET /metrics HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def main() -> bytes:
+        async with asking(app.wsgi_app, head, told=told) as (reader, writer, turns):
+            try:
+                assert await asyncio.to_thread(at_work.wait, DEADLINE)
+                writer.write(b"zz\r\n")
+                async with asyncio.timeout(5):
+                    answer = await reader.read()
+            finally:
+                go_on.set()
+            async with asyncio.timeout(5):
+                while turns.busy:
+                    await asyncio.sleep(0.01)
+            return answer
+
+    answer = asyncio.run(main())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert [(entry.method, entry.path, entry.status) for entry in told] == [
+        ("GET", "/metrics", 400)
+    ]
 
 
 def test_a_body_has_its_time_and_no_more_however_much_comes_at_once() -> None:
