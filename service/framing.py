@@ -70,6 +70,19 @@ def check_target(target: bytes) -> None:
         )
 
 
+def path_of(target: bytes) -> bytes | None:
+    """The path of a target that may be cut off, or no target at all; None where it names none.
+
+    A whole address may hold a name and a password, which are nobody's here (RFC 9110, 4.2.4).
+    """
+    path = re.split(rb"[?#]", target, maxsplit=1)[0]
+    if not path.startswith(b"/") and path != b"*":
+        _, found, rest = path.partition(b"://")
+        _, slash, path = rest.partition(b"/")
+        return slash + path or b"/" if found else None
+    return path
+
+
 def fault(error: httptools.HttpParserError, version: str) -> tuple[HTTPStatus, str]:
     """The status and the detail for a request of ``version`` at which the parser raised ``error``.
 

@@ -17,6 +17,8 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from werkzeug.wsgi import get_path_info
+
 from service.correlation import correlation
 from service.drain import Drain
 from service.engine import Engine
@@ -161,6 +163,11 @@ class Gate:
         return [*headers, *answer_headers(environ, self._origins)], written
 
 
+def _path(environ: WSGIEnvironment) -> str | None:
+    """The path of a request as Flask would have it; None where none is known."""
+    return f"/{get_path_info(environ).lstrip('/')}" if "PATH_INFO" in environ else None
+
+
 def _size(environ: WSGIEnvironment, body: bytes) -> int:
     """How much of an answer's body is sent: to HEAD, nothing."""
     return 0 if environ.get("REQUEST_METHOD") == "HEAD" else len(body)
@@ -182,7 +189,7 @@ def _entry(
         request_id=ids.request_id,
         trace_id=ids.trace_id,
         method=environ.get("REQUEST_METHOD"),
-        path=environ.get("PATH_INFO"),
+        path=_path(environ),
         route=route,
         variant=None,
         status=status,

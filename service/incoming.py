@@ -253,7 +253,9 @@ class Incoming(asyncio.Protocol, ABC):
             return self._base.copy()
         if self._url:
             self._environ["REQUEST_METHOD"] = self._parser.get_method().decode("ascii")
-            self._environ["PATH_INFO"] = self._url.split(b"?", 1)[0].decode("latin-1")
+            path = framing.path_of(self._url)
+            if path is not None:
+                self._environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1")
         return self._environ
 
     def _enter(self, stage: int) -> None:

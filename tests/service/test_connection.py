@@ -336,6 +336,48 @@ def test_what_is_refused_while_a_view_works_for_it_is_told_once(
     ]
 
 
+BAD = b"Bad Header\r\n"
+
+
+@pytest.mark.parametrize(
+    ("asks", "path"),
+    [
+        (b"GET /caf%C3%A9?key=secret HTTP/1.1\r\nHost: a\r\n" + BAD, "/caf\u00e9"),
+        (b"GET /caf%C3%A9?key=secret HTTP/1.1\r\n", "/caf\u00e9"),
+        (b"GET //a//b HTTP/1.1\r\nHost: a\r\n" + BAD, "/a//b"),
+        (b"GET http://user:secret@h/x?q=1 HTTP/1.1\r\nHost: a\r\n" + BAD, "/x"),
+        (b"GET http://user:secret@h/x/\x01 HTTP/1.1\r\nHost: a\r\n", None),
+        (b"GET http://user:secret@h?q=/1 HTTP/1.1\r\nHost: a\r\n" + BAD, "/"),
+        (b"CONNECT user:secret@h:443 HTTP/1.1\r\nHost: a\r\n", None),
+        (b"CONNECT h:443 HTTP/1.1\r\nHost: a\r\n" + BAD, None),
+    ],
+)
+def test_of_what_becomes_no_request_the_path_is_told_and_no_secret(
+    asks: bytes, path: str | None
+) -> None:
+    told: list[Answered] = []
+    answer, _ = asyncio.run(asked(echo, asks + b"\r\n", told=told))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert [entry.path for entry in told] == [path]
+
+
+def test_who_hangs_up_is_told_with_the_path_that_was_asked_for() -> None:
+    told: list[Answered] = []
+
+    async def main() -> None:
+        head = b"POST /caf%C3%A9 HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+        async with asking(echo, head, told=told) as (_, writer, turns):
+            async with asyncio.timeout(5):
+                while not turns.busy:
+                    await asyncio.sleep(0.01)
+                writer.close()
+                while turns.busy:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert [(entry.path, entry.status) for entry in told] == [("/caf\u00e9", 499)]
+
+
 def test_a_body_has_its_time_and_no_more_however_much_comes_at_once() -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n"
 
