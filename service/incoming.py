@@ -202,9 +202,11 @@ class Incoming(asyncio.Protocol, ABC):
         parser, environ = self._parser, self._environ
         framing.check_target(self._url)
         url, version = httptools.parse_url(self._url), parser.get_http_version()
-        if url.schema:  # the target says it all (RFC 9112, section 3.2.2)
-            environ["HTTP_HOST"] = url.host.decode("latin-1") + (f":{url.port}" if url.port else "")
         framing.check(environ, version)
+        if url.schema:  # what the target says is what counts (RFC 9112, section 3.2.2)
+            host = url.host.decode("latin-1")
+            host = f"[{host}]" if ":" in host else host
+            environ["HTTP_HOST"] = host if url.port is None else f"{host}:{url.port}"
         environ["REQUEST_METHOD"] = parser.get_method().decode("ascii")
         environ["PATH_INFO"] = unquote_to_bytes(url.path or b"/").decode("latin-1")
         environ["QUERY_STRING"] = (url.query or b"").decode("latin-1")

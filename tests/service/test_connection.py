@@ -229,11 +229,20 @@ def test_a_head_is_too_large_in_one_piece_too(size: int) -> None:
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_whole_address_as_target_names_the_host() -> None:
-    asks = b"GET http://b:81 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    answer, _ = asyncio.run(asked(echo, asks))
-    assert b"\r\nX-Host: b:81\r\n" in answer
+@pytest.mark.parametrize("host", ["b:81", "b", "[::1]:81", "[::1]"])
+def test_a_whole_address_as_target_names_the_host(host: str) -> None:
+    asks = f"GET http://{host} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer, _ = asyncio.run(asked(echo, asks.encode()))
+    assert f"\r\nX-Host: {host}\r\n".encode() in answer
     assert answer.endswith(b"[GET / 0]")
+
+
+@pytest.mark.parametrize("line", ["", "Host: a b\r\n", "Host: a/b\r\n"])
+def test_a_whole_address_as_target_makes_no_host_header_good(line: str) -> None:
+    asks = f"GET http://b/ HTTP/1.1\r\n{line}Connection: close\r\n\r\n"
+    answer, _ = asyncio.run(asked(echo, asks.encode()))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Host header" in answer
 
 
 def test_refusals_that_nobody_reads_are_not_piled_up() -> None:
