@@ -20,7 +20,7 @@ from flask import Blueprint
 from service.keys import public
 from service.messages import Request, Response, current
 from service.operations import Answer, Tag, Text, operation
-from service.problems import Problem
+from service.problems import Problem, Refusals
 
 FOLDER = Path(__file__).parent / "static"
 FOR_GOOD = "public, max-age=31536000, immutable"
@@ -28,6 +28,8 @@ FOR_GOOD = "public, max-age=31536000, immutable"
 _KINDS = {".js": "text/javascript", ".webp": "image/webp", ".md": "text/plain"}
 JSON, IMAGES = "application/json", ("image/svg+xml", "image/png", "image/webp")
 _PACKED = ("text/", "application/json", "image/svg")
+
+ANOTHER: Refusals = {HTTPStatus.PRECONDITION_FAILED: "the file is none of those in If-Match"}
 
 blueprint = Blueprint("assets", __name__)
 
@@ -47,6 +49,7 @@ class Asset:
     Tag.PAGES,
     Answer("the file", others=("text/css", "text/javascript", *IMAGES, "text/plain", JSON)),
     {HTTPStatus.NOT_FOUND: "no such file"},
+    ANOTHER,
     path=(Text("name", "A name that the page holds.", example="page.css"),),
     bare={HTTPStatus.NOT_MODIFIED: "the browser has it already"},
 )
@@ -95,7 +98,10 @@ def _read(name: str) -> Asset:
 def packed_response(
     request: Request, content: bytes, packed: bytes | None, kind: str, digest: str | None = None
 ) -> Response:
-    """``content``, or ``packed`` where the browser takes it; 304 where it has that ``digest``."""
+    """``content``, or ``packed`` where the browser takes it; 304 where it has that ``digest``.
+
+    Raises ``Problem`` 412 where it wants another, and only that (RFC 9110, section 13.1.1).
+    """
     gzipped = packed is not None and request.accept_encodings["gzip"] > 0
     response = Response(packed if gzipped else content, mimetype=kind)
     if packed is not None:
@@ -103,6 +109,11 @@ def packed_response(
     if gzipped:
         response.headers["Content-Encoding"] = "gzip"
     if digest:
-        response.set_etag(f"{digest}-gzip" if gzipped else digest)
-        response.make_conditional(request)
+        tag, wanted = f"{digest}-gzip" if gzipped else digest, request.if_match
+        if wanted and not wanted.star_tag and not wanted.is_strong(tag):
+            raise Problem(HTTPStatus.PRECONDITION_FAILED, "the file is none of those in If-Match")
+        response.set_etag(tag)
+        # Werkzeug would look at If-Match too, know no *, and send the file with its 412.
+        asked = {key: text for key, text in request.environ.items() if key != "HTTP_IF_MATCH"}
+        response.make_conditional(asked)
     return response

@@ -44,6 +44,19 @@ def test_files_are_kept_for_good_by_their_hash_and_revalidated_without(
     assert client.post("/static/page.css").status_code == 405
 
 
+def test_who_wants_another_file_or_none_gets_none(client: FlaskClient) -> None:
+    plain = client.get("/static/page.css")
+    for match in (plain.headers["ETag"], "*", f'"x", {plain.headers["ETag"]}'):
+        wanted = client.get("/static/page.css", headers={"If-Match": match})
+        assert (wanted.status_code, wanted.data) == (200, plain.data)
+    refused = client.get("/static/page.css", headers={"If-Match": '"x"'})
+    assert refused.status_code == 412
+    assert refused.get_json()["detail"] == "the file is none of those in If-Match"
+    # Nobody knows when it was changed, so that asking by that asks nothing (section 13.1.4).
+    since = {"If-Unmodified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"}
+    assert client.get("/static/page.css", headers=since).status_code == 200
+
+
 def test_a_page_is_written_once_and_names_the_host_of_each_request(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
