@@ -75,14 +75,14 @@ def predict(
     for path, pixels in _pictures(files):
         if isinstance(pixels, str):
             failed = True
-            click.echo(f"{path}: {pixels}", err=True)
+            click.echo(f"{click.format_filename(path)}: {pixels}", err=True)
             continue
         answer = top(model.run(pixels[None])[0], model.card, top_k)
         if as_json:
             line = {"variant": model.variant, **answered_by(model), "name": str(path)}
             click.echo(json.dumps({**line, "top": answer}))
         else:
-            click.echo(f"\n{path}")
+            click.echo(f"\n{click.format_filename(path)}")
             for guess in answer:
                 click.echo(
                     f"  {guess['probability']:7.2%}  {guess['label']:<16} {guess['superclass']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,18 @@ def test_what_is_wrong_is_said_in_one_line(
     assert result.stderr.startswith("Error: ")
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_a_files_name_may_be_no_text(picture: Path, valid: bool) -> None:
+    name = picture.with_name(os.fsdecode(b"a\xff.png"))
+    name.write_bytes(picture.read_bytes() if valid else b"no picture")
+    command = [sys.executable, "-m", "service", "predict", name, picture]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    assert "Traceback" not in run.stderr
+    assert run.returncode == (0 if valid else 1)
+    assert "a\ufffd.png" in (run.stdout if valid else run.stderr)
+    assert f"\n{picture}\n" in run.stdout
 
 
 def test_models_lists_every_version_and_marks_those_that_answer(runner: CliRunner) -> None:
