@@ -1,11 +1,12 @@
 """GET /openapi.json and its page, /docs, with the example bodies that both name.
 
 The page is written here, from the document: nothing of it comes from elsewhere, and it needs no
-script. Both are made when they are first asked for.
+script. Both are made once, when they are first asked for, beside the event loop.
 """
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from http import HTTPStatus
 from typing import Any
 
@@ -17,8 +18,9 @@ from service.kept import ROOT, kept
 from service.messages import Response, current
 from service.operations import Answer, Tag, Text, operation
 from service.problems import Problem, Refusals
+from service.waiting import in_thread
 
-_KEY = "batchnorm-openapi"
+_KEY, _SENT = "batchnorm-openapi", "batchnorm-openapi-as-sent"
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 EXAMPLE = Text("body", "Which one.", values=tuple(MEDIA))
@@ -31,7 +33,17 @@ blueprint = Blueprint("docs", __name__, template_folder="templates")
 @operation(Tag.PAGES, Answer("the document", others=("application/json",)))
 def openapi() -> Response:
     """The service's OpenAPI 3.1 document, for tools."""
-    return Response(json.dumps(document()), mimetype="application/json")
+    known = current_app.extensions
+    content: bytes | None = known.get(_SENT)
+    if content is None:
+        # To make it takes many times as long as an answer may hold up the others.
+        context = copy_context()
+        content = known[_SENT] = in_thread(lambda: context.run(_document_as_sent))
+    return Response(content, mimetype="application/json")
+
+
+def _document_as_sent() -> bytes:
+    return json.dumps(document()).encode()
 
 
 @blueprint.get("/docs")

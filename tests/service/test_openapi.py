@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,15 +18,18 @@ from flask import Flask, Response
 from flask.testing import FlaskClient
 from jsonschema_rs import Draft202012Validator, ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from werkzeug.test import create_environ
 
 from service.app import create_app
 from service.card import CardError, ModelCard
-from service.openapi import openapi_path
+from service.openapi import make_document, openapi_path
 from service.operations import Answer, Tag, operation
 from service.settings import Settings, key_digest
+from service.wsgi import call
 from tests.service.contract import assert_documented
 from tests.service.hostile import PHOTO
 from tests.service.test_api import multipart
+from tests.service.test_waiting import in_turn
 from tests.service.tiny import encode, make_card
 
 KEY = "a-key-of-the-service"
@@ -316,6 +321,29 @@ def test_an_answer_that_is_not_as_documented_is_noticed(
         setattr(answer, name, value)
     with pytest.raises(error):
         assert_documented(app, answer)
+
+
+def test_it_is_made_once_beside_the_event_loop(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, makers = create_app(settings), list[threading.Thread]()
+
+    def make(app: Flask) -> dict[str, Any]:
+        makers.append(threading.current_thread())
+        return make_document(app)
+
+    def ask() -> dict[str, Any]:
+        answer = asyncio.run(in_turn(lambda: call(app, create_environ("/openapi.json"))))
+        assert answer.head.startswith(b"HTTP/1.1 200 ")
+        document: dict[str, Any] = json.loads(answer.body)
+        return document
+
+    monkeypatch.setattr("service.openapi.make_document", make)
+    first = ask()
+    monkeypatch.setattr("service.docs.json.dumps", None)  # nor is it written again
+    assert ask() == first
+    assert len(makers) == 1
+    assert makers != [threading.main_thread()]
 
 
 def test_nothing_of_it_is_made_or_imported_before_it_is_asked_for(models_dir: Path) -> None:
