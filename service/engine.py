@@ -125,7 +125,8 @@ class _Part:
         return call
 
 
-def _never() -> bool:
+def never() -> bool:
+    """Whether a client has hung up of whom nothing is known: it counts as still there."""
     return False
 
 
@@ -159,7 +160,7 @@ class Engine:
         return self.waiting_images >= self.queue_images
 
     def submit(
-        self, tasks: Sequence[Task], *, deadline: float, gone: Callable[[], bool] = _never
+        self, tasks: Sequence[Task], *, deadline: float, gone: Callable[[], bool] = never
     ) -> Call:
         """Have every task computed by ``deadline``, a moment of ``time.monotonic()``.
 

@@ -14,6 +14,7 @@ from flask import Flask, Response, current_app
 
 from service.correlation import REQUEST_ID, TRACEPARENT, correlation
 from service.messages import current
+from service.protocol import HEADER_LENGTH
 from service.state import settings
 
 if TYPE_CHECKING:
@@ -29,10 +30,9 @@ _SECURITY = (
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-store"),
 )
-_TENSORS = "Inference-Header-Content-Length"
-_SENT = f"Authorization, Content-Encoding, Content-Type, {_TENSORS}, X-API-Key, "
+_SENT = f"Authorization, Content-Encoding, Content-Type, {HEADER_LENGTH}, X-API-Key, "
 _SENT += f"{REQUEST_ID}, {TRACEPARENT}"
-_READ = f"{_TENSORS}, Retry-After, {REQUEST_ID}, {TRACEPARENT}"
+_READ = f"{HEADER_LENGTH}, Retry-After, {REQUEST_ID}, {TRACEPARENT}"
 
 
 def answer_headers(environ: WSGIEnvironment, origins: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import zlib
 from http import HTTPStatus
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 
 from service import __version__, health
 from service.compute import NOT_COMPUTED, compute
@@ -178,7 +178,7 @@ def model_config(name: str, version: str | None = None) -> ModelConfig:
     NO_MODELS,
     body=WISH,
 )
-def repository_index() -> Response:
+def repository_index() -> list[IndexEntry]:
     """Every model and version; all of them are ready, or the service is not."""
     body = read_body(current(), min(settings().max_body_bytes, WISH_BYTES))
     try:
@@ -187,13 +187,11 @@ def repository_index() -> Response:
         wish = None
     if not isinstance(wish, dict) or type(wish.get("ready", False)) is not bool:
         raise Problem(HTTPStatus.BAD_REQUEST, 'the body is not an object like {"ready": true}')
-    return jsonify(
-        [
-            {"name": variant, "version": str(version), "state": "READY", "reason": ""}
-            for variant, versions in repository().models.items()
-            for version in sorted(versions)
-        ]
-    )
+    return [
+        {"name": variant, "version": str(version), "state": "READY", "reason": ""}
+        for variant, versions in repository().models.items()
+        for version in sorted(versions)
+    ]
 
 
 @blueprint.post(f"{_MODEL}/infer")

@@ -13,10 +13,9 @@ from typing import Any, Literal, TypedDict
 from service.model import IMAGE_SHAPE
 from service.operations import AS_IT_IS, Body, Text, Whole
 from service.problems import Refusals
+from service.schema import Schema
 from service.settings import Settings
 from service.tensors import INPUT, INPUT_TYPE, OUTPUT, SHARED_MEMORY
-
-Schema = dict[str, Any]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 

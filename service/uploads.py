@@ -22,6 +22,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from service.compute import NOT_DONE, refusal
 from service.decoding import Check
+from service.engine import never
 from service.forms import boundary_fault, form_fault, plain_files
 from service.messages import Request, current
 from service.metrics import metrics
@@ -110,10 +111,6 @@ UPLOAD = Body(
 )
 
 
-def _never() -> bool:
-    return False
-
-
 def _pass() -> None:
     """Before a small picture there is nothing to check."""
 
@@ -170,7 +167,7 @@ def _in_thread(
 ) -> list[NDArray[np.uint8]]:
     """All that ``each`` yields, by the request's deadline. Raises ``Problem`` 503 and 504 too."""
     deadline = request.started + settings.deadline_seconds
-    gone = request.environ.get(GONE, _never)
+    gone = request.environ.get(GONE, never)
     try:
         return decoding().run(each, pictures, deadline=deadline, gone=gone)
     except NOT_DONE as error:
