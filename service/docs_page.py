@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 Document = dict[str, Any]
 
@@ -239,8 +240,13 @@ def _commands(method: str, path: str, operation: Document, locked: bool, root: s
     known = {each["name"]: each.get("example") for each in operation["parameters"]}
     shown = {name: example or f"{{{name}}}" for name, example in known.items()}
     url = root + path.lstrip("/").format_map(shown)
-    if known.get("variant") and "{variant}" not in path:
-        url += f"?variant={known['variant']}"
+    query = {
+        each["name"]: each["example"]
+        for each in operation["parameters"]
+        if each["in"] == "query" and "example" in each
+    }
+    if query:
+        url += f"?{urlencode(query)}"
     start = 'curl -H "X-API-Key: $KEY"' if locked else "curl"
     content = operation.get("requestBody", {"content": {}})["content"]
     files: dict[str, str] = {}

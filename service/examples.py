@@ -35,6 +35,7 @@ MEDIA = {PICTURE: "image/png", TENSOR: "application/json", BINARY: "application/
 _REQUESTS = {
     "api.predict": {"image/png": PICTURE, "application/octet-stream": PICTURE},
     "api.compare": {"image/png": PICTURE, "application/octet-stream": PICTURE},
+    "pages.answers": {"image/png": PICTURE, "application/octet-stream": PICTURE},
     "oip.infer": {"application/json": TENSOR, "application/octet-stream": BINARY},
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ from flask.testing import FlaskClient
 
 from service.app import create_app
 from service.settings import Settings, key_digest
+from tests.service.test_api import multipart
 
 
 class Reader(HTMLParser):
@@ -106,6 +108,26 @@ def test_its_commands_ask_the_service_where_it_is_and_with_its_key(settings: Set
         assert "http://api.example:8080/" in command
     assert '-H "X-API-Key: $KEY" --data-binary @picture.png' in page.text
     assert key not in answer.text
+
+
+def test_each_of_its_commands_is_answered_as_it_stands(client: FlaskClient, page: Reader) -> None:
+    asked = []
+    for command in re.findall(r"curl.*", page.text):
+        words = shlex.split(command)
+        url, options = words.pop(), [word for word in words[1:] if word != "-O"]
+        given = list(zip(options[::2], options[1::2], strict=True))
+        headers = dict(value.split(": ") for option, value in given if option == "-H")
+        bodies = [value.removeprefix("@") for option, value in given if option == "--data-binary"]
+        files = [value.removeprefix("image=@") for option, value in given if option == "-F"]
+        method = "POST" if bodies or files or ("-X", "POST") in given else "GET"
+        sent = [client.get(f"/docs/examples/{name}").data for name in (*bodies, *files)]
+        body = multipart([("image", each, "a.png") for each in sent]) if files else {}
+        if bodies:
+            body = {"data": sent[0], "content_type": "application/x-www-form-urlencoded"}
+        answer = client.open(url, method=method, headers=headers, **body)
+        assert answer.status_code == 200, command
+        asked.append((method, url.partition("?")[0].removeprefix("http://localhost")))
+    assert {("GET", "/answers"), ("POST", "/answers"), ("POST", "/predict")} <= set(asked)
 
 
 def test_below_a_path_its_links_and_commands_begin_with_that(app: Flask) -> None:
