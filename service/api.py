@@ -22,6 +22,7 @@ from service.uploads import BAD_UPLOAD, UPLOAD, read_upload
 MAX_TOP_K = 100
 
 VARIANT = Text("variant", "The variant that answers; without it, the default one.", variant=True)
+ONE_VARIANT = Text("variant", "The variant.", variant=True)
 VERSION = Whole("version", "Its version; without it, the current one.", 10**9)
 EVERY_VERSION = Whole(
     "version",
@@ -142,7 +143,7 @@ def list_models() -> dict[str, Any]:
     Answer("the model", WholeModel),
     UNKNOWN_MODEL,
     NO_MODELS,
-    path=(VARIANT,),
+    path=(ONE_VARIANT,),
     query=(VERSION,),
 )
 def show_model(variant: str, version: int | None) -> dict[str, Any]:

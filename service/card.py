@@ -153,7 +153,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """One model, from its pixels to its parity; see the module's docstring for an example.
+    """One model, from its pixels to its parity.
 
     ``training_mean`` is the scalar that the graph subtracts from pixels 0..255. ``parity`` is
     None only while the exporter is still proving it. ``created`` is ISO 8601 with a time zone.

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from service.bodies import HungUpError
 from service.engine import DeadlineError, GoneError, OverloadedError, Rows, Task
-from service.gate import FULL, RETRY_AFTER
+from service.gate import FULL, QUEUE_FULL, RETRY_AFTER
 from service.messages import current
 from service.problems import Problem, Refusals
 from service.state import engine, settings
@@ -14,7 +14,7 @@ from service.waiting import may_wait, wait
 from service.wsgi import GONE
 
 NOT_COMPUTED: Refusals = {
-    HTTPStatus.SERVICE_UNAVAILABLE: FULL,
+    **QUEUE_FULL,
     HTTPStatus.GATEWAY_TIMEOUT: "no answer within {deadline_seconds} seconds",
 }
 

@@ -47,7 +47,7 @@ STATUS_LINE = f"{_STATUS} {_STATUS.phrase}"
 _LAST = "Connection", "close"
 
 QUEUE_FULL: Refusals = {_STATUS: "too many pictures, or large uploads, are waiting already"}
-"""Of every POST."""
+"""Of every POST, and of whatever else has pictures computed."""
 
 Refused = tuple[list[tuple[str, str]], bytes]
 """An answer's headers and its body."""

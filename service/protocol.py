@@ -42,7 +42,9 @@ BAD_TENSOR: Refusals = {
 }
 BAD_WISH: Refusals = {
     HTTPStatus.BAD_REQUEST: "a body that is not an object",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"more than {WISH_BYTES:,} bytes or {{max_body_bytes:,}}",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+        f"more than {WISH_BYTES:,} bytes, or than `MAX_BODY_BYTES` where that is less"
+    ),
 }
 
 
@@ -176,10 +178,15 @@ def _request(max_images: int) -> Schema:
                 "anyOf": [flat, nested],
             },
             "parameters": _parameters(
-                binary_data_size={"type": "null", "description": "Only where bytes follow."}
+                binary_data_size={
+                    "type": ["integer", "null"],
+                    "description": "Only where the tensor follows the JSON, in place of `data`: "
+                    "how many bytes it has.",
+                }
             ),
         },
         "required": ["name", "datatype", "shape", "data"],
+        "not": _with_bytes(),
     }
     output = {
         "type": "object",
@@ -208,6 +215,13 @@ def _request(max_images: int) -> Schema:
         },
         "required": ["inputs"],
     }
+
+
+def _with_bytes() -> Schema:
+    """A tensor whose bytes follow the JSON, which is no JSON alone."""
+    size = {"properties": {"binary_data_size": {"type": "integer"}}}
+    parameters = {"type": "object", **size, "required": ["binary_data_size"]}
+    return {"properties": {"parameters": parameters}, "required": ["parameters"]}
 
 
 def _parameters(**known: Schema) -> Schema:

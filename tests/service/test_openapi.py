@@ -25,6 +25,7 @@ from service.card import CardError, ModelCard
 from service.openapi import make_document, openapi_path
 from service.operations import Answer, Tag, operation
 from service.settings import Settings, key_digest
+from service.tensors import INPUT
 from service.wsgi import call
 from tests.service.contract import assert_documented
 from tests.service.hostile import PHOTO
@@ -321,6 +322,31 @@ def test_an_answer_that_is_not_as_documented_is_noticed(
         setattr(answer, name, value)
     with pytest.raises(error):
         assert_documented(app, answer)
+
+
+def test_it_says_what_holds_where_it_is_said(document: dict[str, Any]) -> None:
+    paths = document["paths"]
+    (name, *_) = paths["/models/{variant}"]["get"]["parameters"]
+    assert name["required"]
+    assert "without it" not in name["description"]
+    assert "docstring" not in json.dumps(document)
+    index = paths["/v2/repository/index"]["post"]["responses"]["413"]["description"]
+    assert index == "More than 65,536 bytes, or than `MAX_BODY_BYTES` where that is less."
+    for method, path, each in operations(document):
+        busy = each["responses"].get("503", {"description": ""})["description"]
+        assert busy.count("are waiting already") <= 1, (method, path)
+
+
+def test_who_announces_bytes_says_how_many_and_sends_no_data(document: dict[str, Any]) -> None:
+    infer = document["paths"]["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
+    schema = infer["application/json"]["schema"]
+    size = schema["properties"]["inputs"]["items"]["properties"]["parameters"]["properties"]
+    assert size["binary_data_size"]["type"] == ["integer", "null"]
+    tensor = {"name": INPUT, "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0] * 3072}
+    validator = Draft202012Validator(schema)
+    sizes = (({}, True), ({"binary_data_size": None}, True), ({"binary_data_size": 3072}, False))
+    for parameters, valid in ((None, True), *sizes):
+        assert validator.is_valid({"inputs": [{**tensor, "parameters": parameters}]}) == valid
 
 
 def test_it_is_made_once_beside_the_event_loop(
