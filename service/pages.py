@@ -70,7 +70,10 @@ def init_app(app: Flask) -> None:
 def index(version: int | None) -> Response:
     """The page."""
     choice = _choice(version)
-    return _html(kept(f"/?version={choice.version}", lambda: _opening(choice)))
+    response = _html(kept(f"/?version={choice.version}", lambda: _opening(choice)))
+    if not settings().api_keys:  # going back to it, a browser then has the picture that was asked
+        response.headers["Cache-Control"] = "no-cache"
+    return response
 
 
 def _opening(choice: Choice) -> str:
@@ -91,7 +94,9 @@ def _opening(choice: Choice) -> str:
         "page.html",
         origin=ROOT,
         look=look,
-        latencies={each.model.variant: each.milliseconds for each in look.answers},
+        latencies={
+            (each.model.card.recipe, each.model.variant): each.milliseconds for each in look.answers
+        },
         examples=shown,
         studies=[(study, curves(study, len(models[0].card.classes))) for study in studies],
         study_fault=fault,

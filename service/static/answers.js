@@ -7,6 +7,9 @@ let key = null; // an API key, where the service asks for one; it lives as long 
 let asked = 0; // which question is the latest: an answer to an older one comes too late
 let version = ""; // of the nets that are asked; none is each variant's current
 let picture = {}; // what is answered: a file of the user's, or else the example that a link names
+let wanted = {}; // what the latest question is about; once it is answered, the same
+let addressed = ""; // the version that the page's address names
+let before = null; // where the focus was when a problem was told
 
 const FORM_BYTES = 1024; // more than what a form puts around a file
 const UNREACHABLE = ["No answer", "The service cannot be reached. Is it running?"];
@@ -15,6 +18,7 @@ const authorized = () => (key ? { "X-API-Key": key } : {});
 
 async function ask(address, options, question) {
   const turn = ++asked;
+  wanted = question;
   find("#answers").setAttribute("aria-busy", "true");
   let found;
   try {
@@ -32,10 +36,22 @@ function settle(found, question) {
   answers.removeAttribute("aria-busy");
   if (found.id === "problem") tell(found);
   else show(found, question);
+  wanted = picture;
   mark();
-  // What is loaded again, kept or sent on is what is shown. An address that says the same in other
-  // words, as the latest version's own, stays.
+  // Loaded again, kept or sent on, the address leads to the nets that are shown. One that says the
+  // same in other words, as the latest version's own, stays.
   if (version !== answers.dataset.version) history.replaceState(history.state, "", chosen(location));
+  addressed = named();
+}
+
+// The version that the address names.
+const named = () => new URL(location).searchParams.get("version") ?? "";
+
+// The same picture for other nets.
+function again(of) {
+  version = of;
+  if (wanted.file) upload(wanted.file);
+  else ask(wanted.link.href, {}, wanted);
 }
 
 // An address where the nets of the chosen version answer.
@@ -98,7 +114,16 @@ function problem(title, detail) {
 
 function tell(found) {
   find("#problem")?.remove();
+  before = document.activeElement;
   document.body.append(found);
+}
+
+// Take the problem away, and the focus back from its button.
+function dismiss() {
+  const box = find("#problem[role]");
+  const within = box?.contains(document.activeElement);
+  box?.remove();
+  if (within) before?.focus({ preventScroll: true });
 }
 
 function show(found, { file, link, of = 1 }) {
@@ -113,7 +138,21 @@ function show(found, { file, link, of = 1 }) {
   if (file) draw(file);
   if (of > 1) tell(problem("One at a time", `${of} pictures came; the first is answered.`));
   find("#status").textContent = found.dataset.summary;
+  reveal();
 }
+
+const LEAST_SEEN = 120; // pixels in height, of what has to be seen of the answers
+
+// On a telephone they come below what asks for them, and a picture may be pasted anywhere.
+function reveal() {
+  const seen = (part) => {
+    const { top, bottom } = part.getBoundingClientRect();
+    return Math.min(bottom, innerHeight) - Math.max(top, 0) >= LEAST_SEEN;
+  };
+  if (![find(".seen"), find(".square")].some(seen)) find(".seen").scrollIntoView();
+}
+
+const SMALL = 64; // pixels; a picture that has no more is shown as the squares that it is
 
 // The picture as the browser shows it; the pixels beside it are the service's.
 async function draw(file) {
@@ -124,6 +163,7 @@ async function draw(file) {
     const scale = Math.min(1, 512 / Math.max(image.width, image.height));
     canvas.width = Math.max(1, Math.round(image.width * scale));
     canvas.height = Math.max(1, Math.round(image.height * scale));
+    if (Math.max(image.width, image.height) <= SMALL) canvas.className = "drawn";
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", file.name);
@@ -133,8 +173,9 @@ async function draw(file) {
   }
 }
 
-// One of so many that came together.
-function upload(file, of = 1) {
+// One of so many that came together. Its bytes are read first, and kept: the file may change, and
+// what is dropped may be a folder, which is a file with nothing to read.
+async function upload(file, of = 1) {
   if (!file) return;
   const form = find("#form");
   const most = Number(form.dataset.maxBytes);
@@ -142,13 +183,24 @@ function upload(file, of = 1) {
     // A server may close the connection on what it will not read, and its words would be lost.
     asked += 1;
     const megabytes = (bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
-    const detail = `${file.name} has ${megabytes(file.size)}; at most ${megabytes(most)} are accepted.`;
+    const detail = `${file.name} has ${megabytes(file.size)}; at most ${megabytes(most)} are accepted. Scale it down: the nets see 32 × 32 pixels.`;
     settle(problem("Too large", detail));
     return;
   }
+  const turn = ++asked;
+  wanted = { file };
+  let kept;
+  try {
+    kept = new File([await file.arrayBuffer()], file.name, { type: file.type });
+  } catch {
+    const detail = `${file.name} is a folder, or has changed since it was chosen. Choose it again.`;
+    if (turn === asked) settle(problem("Cannot be read", detail));
+    return;
+  }
+  if (turn !== asked) return;
   const body = new FormData();
-  body.append(find("#file").name, file, file.name || "picture");
-  ask(form.action, { method: "POST", body }, { file, of });
+  body.append(find("#file").name, kept, kept.name || "picture");
+  ask(form.action, { method: "POST", body }, { file: kept, of });
 }
 
 // Addresses as this browser knows the service, which may stand behind a proxy.
@@ -206,14 +258,12 @@ document.addEventListener("click", async (event) => {
     ask(link.href, {}, { link });
   } else if (link?.closest(".versions")) {
     event.preventDefault();
-    version = link.dataset.version;
-    if (picture.file) upload(picture.file);
-    else ask(picture.link.href, {}, picture);
+    again(link.dataset.version);
   } else if (key && link?.hasAttribute("data-keyed")) {
     event.preventDefault();
     await download(link.href);
   } else if (event.target.closest?.("#problem button")) {
-    find("#problem").remove();
+    dismiss();
   } else if (event.target.id === "copy") {
     await copy(event.target);
   }
@@ -257,7 +307,14 @@ document.addEventListener("paste", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") find("#problem[role]")?.remove();
+  if (event.key === "Escape") dismiss();
+});
+
+// Back and forward, between the sections of the page, may lead to an address of other nets.
+window.addEventListener("popstate", () => {
+  if (!find("#form") || named() === addressed) return;
+  addressed = named();
+  again(addressed);
 });
 
 let inside = 0; // drags enter and leave every element on their way
@@ -283,7 +340,8 @@ function start() {
   status.className = "unseen";
   status.setAttribute("role", "status");
   document.body.append(status);
-  picture = { link: find(".examples [aria-current]") };
+  picture = wanted = { link: find(".examples [aria-current]") };
+  addressed = named();
   mark();
   localize();
 }

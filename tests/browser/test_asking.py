@@ -162,6 +162,73 @@ def test_a_hostile_file_is_refused_in_the_problems_words_and_the_service_goes_on
     assert requests.get(f"{url}/health/ready", timeout=5).status_code == 200
 
 
+def test_what_cannot_be_read_is_not_blamed_on_the_service(page: Page) -> None:
+    """A folder, or a file that has changed: a browser lists it, and cannot read it."""
+    before = shown(page)
+    page.evaluate(
+        "() => { File.prototype.arrayBuffer = () => Promise.reject(new DOMException()); }"
+    )
+    drop(page, "holiday", "", b"")
+    expect(page.get_by_role("alert")).to_contain_text("holiday is a folder, or has changed since")
+    expect(page.locator("#answers")).not_to_have_attribute("aria-busy", "true")
+    assert shown(page) == before
+
+
+def test_closing_a_problem_gives_the_focus_back(page: Page, watched: dict[Page, Watched]) -> None:
+    watched[page].expected.append(REFUSED)
+    page.locator("#file").focus()
+    choose(page, "letter.txt", b"this is not a picture", "text/plain")
+    for _ in range(100):
+        if page.evaluate("document.activeElement.ariaLabel") == "Close":
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.get_by_role("alert").count() == 0
+    expect(page.locator("#file")).to_be_focused()
+
+
+TOP = "document.querySelector('.seen').getBoundingClientRect().top"
+
+
+@pytest.mark.parametrize(("width", "moves"), [(390, True), (1280, False)])
+def test_on_a_phone_the_answers_come_into_view(
+    url: str, open_page: Opener, width: int, moves: bool
+) -> None:
+    page = open_page(url, viewport={"width": width, "height": 844}, reduced_motion="reduce")
+    assert (page.evaluate(TOP) > 844) == moves
+    choose(page, "mine.jpg", PICTURE)
+    expect_answers(page, "mine.jpg")
+    assert (page.evaluate("scrollY") > 0) == moves
+    assert 0 <= page.evaluate(TOP) < 844
+    # Pasted further down, wherever: its answers are what one wants to see.
+    page.locator("#study").scroll_into_view_if_needed()
+    drop(page, "pasted.png", "image/png", encode(PHOTO), paste=True)
+    expect_answers(page, "pasted.png")
+    assert 0 <= page.evaluate(TOP) < 844
+
+
+def test_a_small_picture_is_shown_as_large_as_any(page: Page) -> None:
+    """As one of CIFAR-100 is: 32 by 32 pixels."""
+    choose(page, "small.png", encode(PHOTO.resize((32, 32))))
+    expect_answers(page, "small.png")
+    canvas = page.locator("#picture canvas")
+    box, frame = canvas.bounding_box(), page.locator("#picture").bounding_box()
+    assert box is not None
+    assert frame is not None
+    assert (box["width"], box["height"]) == (frame["width"], frame["height"])
+    assert canvas.evaluate("each => getComputedStyle(each).imageRendering") == "pixelated"
+
+
+def test_the_bars_of_neighbours_stand_side_by_side(page: Page) -> None:
+    for width in range(640, 1500, 20):
+        page.set_viewport_size({"width": width, "height": 900})
+        tops = page.locator(".guesses").evaluate_all(
+            "all => all.map((each) => each.getBoundingClientRect().top)"
+        )
+        assert tops[0] == tops[1], width
+        assert tops[2] == tops[3], width
+
+
 def test_what_is_too_large_is_not_even_sent(page: Page, watched: dict[Page, Watched]) -> None:
     choose(page, "huge.png", bytes(11 << 20))
     expect(page.get_by_role("alert")).to_contain_text("huge.png has 11.53 MB; at most 10.49 MB")

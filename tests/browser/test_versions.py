@@ -42,7 +42,7 @@ def test_the_choices_are_of_one_size_and_say_what_they_show(
     page = open_page(url, viewport={"width": width, "height": 900}, java_script_enabled=False)
     for name, shows in (
         (NEWEST, "today's recipe: learns without batch norm too"),
-        (FIRST, "a constant rate: batch norm decides"),
+        (FIRST, "constant learning rate: batch norm decides"),
     ):
         link = page.get_by_role("link", name=f"{name} {shows}", exact=True)
         assert [each.strip() for each in link.inner_text().split("\n")] == [name, shows]
@@ -91,6 +91,60 @@ def test_a_choice_is_in_the_address_and_a_reload_keeps_it(
         assert (page.url, chosen(page)) == (f"{url}{address}", name)
         assert shown(page) == told(url, SUNFLOWER, ONE if name == FIRST else "")
     assert page.evaluate("history.length") == entries  # and back leads to where one came from
+
+
+def test_a_version_chosen_before_the_answer_is_for_the_picture_that_was_asked(
+    page: Page, url: str
+) -> None:
+    held: list[Route] = []
+    page.route("**/answers", lambda route: held.append(route))
+    choose(page, "mine.jpg", PICTURE)
+    expect(page.locator("#answers")).to_have_attribute("aria-busy", "true")
+    for _ in range(100):
+        page.wait_for_timeout(20)
+        if held:
+            break
+    page.unroute("**/answers")
+    take(page, FIRST)
+    expect_answers(page, "mine.jpg")
+    assert shown(page) == told(url, PICTURE, ONE)
+
+
+def test_a_file_that_is_gone_by_then_is_answered_by_another_version_too(
+    page: Page, url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jpg"
+    path.write_bytes(PICTURE)
+    page.set_input_files("#file", path)
+    expect_answers(page, "mine.jpg")
+    path.unlink()
+    take(page, FIRST)
+    assert shown(page) == told(url, PICTURE, ONE)
+
+
+def test_going_back_shows_the_nets_of_the_address(url: str, open_page: Opener) -> None:
+    page = open_page(f"{url}/?version=1")
+    page.get_by_role("link", name="The study").click()
+    take(page, NEWEST)
+    assert page.url == f"{url}/#study"
+    page.go_back()
+    assert page.url == f"{url}/?version=1"
+    expect(page.locator(CHOSEN)).to_have_text(FIRST)
+    assert shown(page) == told(url, SUNFLOWER, ONE)
+    page.go_forward()
+    expect(page.locator(CHOSEN)).to_have_text(NEWEST)
+    assert page.url == f"{url}/#study"
+
+
+def test_the_name_of_the_service_leads_to_the_top_with_the_choice(
+    url: str, open_page: Opener
+) -> None:
+    page = open_page(f"{url}/?version=1")
+    page.locator(".brand").click()
+    expect(page).to_have_url(f"{url}/?version=1#try")
+    page.goto(f"{url}/answers?example=pear&version=1")
+    page.locator(".brand").click()
+    expect(page).to_have_url(f"{url}/?version=1#try")
 
 
 def test_a_picture_leaves_the_address_as_it_is(url: str, open_page: Opener) -> None:
