@@ -102,7 +102,7 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
     panels = []
     for key, title, note, say in (
         ("top1", "Accuracy", "higher is better", percent),
-        ("loss", "Loss", "lower is better", lambda value: f"{decimal(value, 3)} nats"),
+        ("loss", "Loss", "in nats, lower is better", lambda value: decimal(value, 3)),
     ):
         values = [getattr(epoch, key) for curve in study.curves for epoch in curve.epochs]
         values += [curve.frozen[key] for curve in study.curves if curve.frozen]
@@ -164,7 +164,7 @@ def shifts(cards: Iterable[Sequence[FrozenLayer]]) -> list[tuple[Shift, Shift]]:
         (
             Shift(
                 "mean",
-                "The means' shift, in standard deviations",
+                "Moving mean minus the population's, in standard deviations",
                 mean_ticks,
                 50.0,
                 tuple(

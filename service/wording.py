@@ -8,9 +8,10 @@ from collections.abc import Collection
 from http import HTTPStatus
 
 ACTIVATIONS = {"relu": "ReLU", "sigmoid": "sigmoid"}
+DATASETS = {"cifar100": "CIFAR-100"}
 RECIPES = {"article": "article's recipe"}
 SHOWN_BY = {
-    "article": "a constant rate: batch norm decides",
+    "article": "constant learning rate: batch norm decides",
     "modern": "today's recipe: learns without batch norm too",
 }
 TROUBLES = {
@@ -29,10 +30,15 @@ def percent(share: float | None, places: int = 1) -> str:
 
 
 def guess(share: float) -> str:
-    """A probability: 0.9512 -> "95 %", 0.0123 -> "1.2 %", 0.0003 -> "< 0.1 %"."""
+    """A probability: 0.9512 -> "95 %", 0.0123 -> "1.2 %", 0.0003 -> "< 0.1 %".
+
+    What is not certain is not called 100 %: 0.9971 -> "99.7 %", 0.9998 -> "> 99.9 %".
+    """
     if share < 0.0005:
         return f"<{THIN}0.1{THIN}%"
-    return percent(share, 0 if share >= 0.0995 else 1)
+    if 0.9995 <= share < 1:
+        return f">{THIN}99.9{THIN}%"
+    return percent(share, 0 if 0.0995 <= share < 0.995 or share == 1 else 1)
 
 
 def points(gain: float | None) -> str:
@@ -97,6 +103,11 @@ def normalization(name: str | None) -> str:
     return "no batch norm" if name is None else "batch norm" if name == "batch" else f"{name} norm"
 
 
+def dataset(name: str) -> str:
+    """What a data set is called: "cifar100" -> "CIFAR-100"; any other as it is."""
+    return DATASETS.get(name, name)
+
+
 def recipe(name: str) -> str:
     """How nets were trained: "article" -> "article's recipe", "modern" -> "modern recipe"."""
     return RECIPES.get(name, f"{plain(name)} recipe")
@@ -131,6 +142,7 @@ FILTERS = (
     plain,
     activation,
     normalization,
+    dataset,
     recipe,
     trouble,
     shell,

@@ -17,6 +17,14 @@ function place(chart, stop) {
   return box.left + box.width / 2 - chart.querySelector(".plot").getBoundingClientRect().left;
 }
 
+// Which of its variant's marks it is: "", "seed 1 ", "frozen " or "2018 ".
+function which(chart, mark) {
+  if (mark.closest(".reference")) return "2018 ";
+  if (mark.matches(".frozen")) return "frozen ";
+  const { variant, seed } = mark.closest(".curve").dataset;
+  return chart.querySelectorAll(`.curve[data-variant="${variant}"]`).length > 1 ? `seed ${seed} ` : "";
+}
+
 function read(chart, stop) {
   chart.dataset.at = stop;
   chart.classList.add("reading-on");
@@ -24,15 +32,20 @@ function read(chart, stop) {
   const x = place(chart, stop);
   cursor.setAttribute("x1", x);
   cursor.setAttribute("x2", x);
-  const text = [`${stop} ${stop === 1 ? "pass" : "passes"}`];
+  const told = new Map(); // by variant: its seeds, frozen or not, and the article's net
   for (const mark of marks(chart).filter((each) => Number(each.dataset.passes) === stop)) {
-    const owner = mark.closest("[data-variant]");
-    const name = owner.dataset.variant.replaceAll("_", " ");
-    const what = mark.matches(".frozen") ? " frozen" : owner.matches(".reference") ? ", 2018" : "";
-    const bold = document.createElement("b");
-    bold.className = owner.dataset.variant;
-    bold.textContent = mark.dataset.text;
-    text.push(" · ", `${name}${what} `, bold);
+    const { variant } = mark.closest("[data-variant]").dataset;
+    told.set(variant, [...(told.get(variant) ?? []), mark]);
+  }
+  const text = [`${stop} ${stop === 1 ? "pass" : "passes"}`];
+  for (const [variant, of] of told) {
+    text.push(` · ${variant.replaceAll("_", " ")}`);
+    of.forEach((mark, index) => {
+      const bold = document.createElement("b");
+      bold.className = variant;
+      bold.textContent = mark.dataset.text;
+      text.push(`${index ? "," : ""} ${which(chart, mark)}`, bold);
+    });
   }
   const reading = chart.querySelector(".reading");
   reading.dataset.hint ??= reading.textContent;

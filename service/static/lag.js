@@ -3,6 +3,7 @@
 
 const STEPS = 600;
 const [WIDTH, HEIGHT] = [640, 260];
+const [LOW, HIGH] = [-1, 2.4]; // in σ: one scale, so that two turns of a knob can be compared
 
 // mulberry32, so that turning a knob shows the knob and not other dice.
 function dice(seed) {
@@ -44,9 +45,7 @@ function turn() {
   const [momentum, batch, drift] = [value("momentum"), value("batch"), value("drift") / 10];
   const population = Number(root.dataset.population);
   const run = simulate(momentum, batch, drift, population);
-  const all = [...run.batches, ...run.means];
-  const [low, high] = [Math.min(...all, -0.6), Math.max(...all, 0.6)];
-  const y = (v) => (HEIGHT - 12 - ((v - low) / (high - low)) * (HEIGHT - 24)).toFixed(1);
+  const y = (v) => (HEIGHT - 12 - ((v - LOW) / (HIGH - LOW)) * (HEIGHT - 24)).toFixed(1);
   const x = (step) => ((step / STEPS) * (WIDTH - 40)).toFixed(1);
   const line = (values) => "M" + values.map((v, step) => `${x(step)} ${y(v)}`).join("L");
   const draw = (name, path) => root.querySelector(`svg .${name}`).setAttribute("d", path);

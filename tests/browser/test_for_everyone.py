@@ -112,7 +112,9 @@ def test_everything_is_done_with_the_keyboard_alone(page: Page, url: str) -> Non
     assert outline == "solid"
     page.keyboard.press("Enter")
     expect_answers(page, "sea")
-    expect(page.locator("#status")).to_contain_text("sea: relu with bn says")
+    expect(page.locator("#status")).to_contain_text(
+        "sea, version 2 · modern recipe: relu with bn says"
+    )
     focus_on(page, ".call input")
     before = page.locator(".call input:checked").get_attribute("value")
     page.keyboard.press("ArrowRight")

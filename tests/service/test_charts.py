@@ -45,7 +45,7 @@ def test_a_wild_loss_does_not_flatten_the_others() -> None:
     _, loss = curves(study(Curve("relu_with_bn", 0, epochs, None)), 100)
     wild, tame, unknown = loss.lines[0].marks
     assert wild.y < 0 < tame.y < 80
-    assert wild.text == "900.000 nats"
+    assert wild.text == "900.000"
     assert math.isfinite(unknown.y)
 
 
@@ -103,6 +103,12 @@ def test_a_layer_is_called_by_its_numbers() -> None:
         (wording.passes(1.0), "1 pass"),
         (wording.guess(0.9512), "95\u202f%"),
         (wording.guess(0.0123), "1.2\u202f%"),
+        (wording.guess(0.9949), "99\u202f%"),
+        (wording.guess(0.9951), "99.5\u202f%"),
+        (wording.guess(0.9996), ">\u202f99.9\u202f%"),
+        (wording.guess(1.0), "100\u202f%"),
+        (wording.dataset("cifar100"), "CIFAR-100"),
+        (wording.dataset("synthetic"), "synthetic"),
         (wording.guess(0.00001), "<\u202f0.1\u202f%"),
         (wording.points(0.0264), "+2.64 points"),
         (wording.points(-0.01), "\u22121.00 points"),

@@ -95,7 +95,7 @@ def test_a_choice_says_what_is_to_be_seen_by_it_where_that_is_known(
     shipped = create_app(replace(settings, models_dir=SHIPPED)).test_client()
     assert said(shipped.get("/").text) == [
         "today's recipe: learns without batch norm too",
-        "a constant rate: batch norm decides",
+        "constant learning rate: batch norm decides",
     ]
     assert said(client.get("/").text) == []  # of the recipe "quick" nothing is known
     files = {
@@ -118,7 +118,7 @@ def test_a_choice_says_what_is_to_be_seen_by_it_where_that_is_known(
     assert choices(mixed)[0][1] == "current versions · modern recipe and article's recipe"
     assert said(mixed) == [  # of two recipes, neither's
         "today's recipe: learns without batch norm too",
-        "a constant rate: batch norm decides",
+        "constant learning rate: batch norm decides",
     ]
 
 
