@@ -178,6 +178,7 @@ def test_closing_a_problem_gives_the_focus_back(page: Page, watched: dict[Page, 
     watched[page].expected.append(REFUSED)
     page.locator("#file").focus()
     choose(page, "letter.txt", b"this is not a picture", "text/plain")
+    expect(page.get_by_role("alert")).to_be_visible()
     for _ in range(100):
         if page.evaluate("document.activeElement.ariaLabel") == "Close":
             break
