@@ -37,6 +37,8 @@ COMPARE := $(BIN)/python -m training compare --recipe $(RECIPE) --runs $(call pa
 $(foreach name,SEED VARIANT MODEL STEP EPOCH,$(if $(filter command,$(firstword $(origin $(name)))),\
 	$(error there is no variable $(name); $(name)S is one)))
 $(if $(filter command,$(firstword $(origin RECIPES))),$(error there is no variable RECIPES; RECIPE is one))
+$(foreach name,REPLACE NO_PROMOTE,$(if $(filter-out 1,$($(name))),\
+	$(error $(name)=$($(name)): it is 1, or left out)))
 # Of a file's name with a space make makes two: clean would remove two others.
 $(if $(word 2,$(VENV)),$(error VENV=$(VENV): spaces will not do here; name another: make VENV=.venv-other ...))
 

@@ -151,6 +151,7 @@ def test_the_training_job_takes_the_variables_of_make_train_export(programs: Pro
     names = [*re.findall(r"\(if \$\(([A-Z_]+)\)", fit), "REPLACE", "NO_PROMOTE"]
     assert "LEARNING_RATE" in names
     given = {name: str(value) for value, name in enumerate(names, 1)}
+    given |= {"REPLACE": "1", "NO_PROMOTE": "1"}
     given |= {"RECIPE": "modern", "VARIANTS": "relu_with_bn", "SEEDS": "3-5"}
     # In the image the data is CIFAR100_DIR, and where the folders are is OUTPUT_DIR.
     folders = {"RUNS": "/output/runs", "MODELS": "/output/exported_models"}
@@ -171,6 +172,31 @@ def test_the_training_job_takes_the_variables_of_make_train_export(programs: Pro
 
     assert runs("\n".join(programs.calls)) == runs(done.stdout)
     assert [name for name, *_ in runs(done.stdout)] == ["train", "export", "compare"]
+
+
+@pytest.mark.parametrize("seeds", ["0,1", " 0,1", "0-2", "0\n1\n", "0 1", "0"])
+def test_the_training_job_publishes_the_first_of_its_seeds(programs: Programs, seeds: str) -> None:
+    programs.add("python3")
+    job = programs.run("train_and_export.sh", SEEDS=seeds, OUTPUT_DIR="/output")
+    assert job.returncode == 0, job.stderr
+    (export,) = [call for call in programs.calls if " training export " in call]
+    assert export.split("--seed ")[1].split()[0] == "0"
+
+
+@pytest.mark.parametrize("name", ["REPLACE", "NO_PROMOTE"])
+@pytest.mark.parametrize("value", ["0", "false"])
+def test_what_is_not_wanted_is_left_out_and_not_said_otherwise(
+    programs: Programs, name: str, value: str
+) -> None:
+    """REPLACE=0 would put a net in the place of a published one."""
+    programs.add("python3")
+    job = programs.run("train_and_export.sh", OUTPUT_DIR="/output", **{name: value})
+    command = ["make", "--dry-run", "export", f"{name}={value}"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    for done in (job, made):
+        assert done.returncode == 2
+        assert f"{name}={value}: it is 1, or left out" in done.stderr
+    assert not programs.calls
 
 
 @pytest.mark.skipif(
