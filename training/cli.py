@@ -22,6 +22,8 @@ from training.options import (
 from training.recipes import RECIPES
 from training.variants import VARIANTS
 
+LEAST_SHARE = 1e-4  # of a GPU: what Ray counts them in
+
 
 @click.group()
 def main() -> None:
@@ -112,6 +114,10 @@ def train(
         raise click.UsageError(
             "--jobs counts processes on this machine, and --ray runs a trial on every free CPU of "
             "the cluster: give one of them"
+        )
+    if (gpus > 1 and not gpus.is_integer()) or 0 < gpus < LEAST_SHARE:
+        raise click.UsageError(
+            f"--gpus {gpus:g}: a share of one GPU, from {LEAST_SHARE:.4f} to 1, or a whole number"
         )
     from training.cluster import run_on_ray
     from training.spread import run_in_processes, run_in_turn

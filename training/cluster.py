@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from training.cifar100 import VARIABLE
-from training.environment import THREADS
+from training.environment import THREADS, threads_told
 from training.spread import (
     BUSY_SECONDS,
     DEATHS,
@@ -73,7 +73,7 @@ def run_on_ray(
         raise TrialError("--ray wants Ray: pip install ray") from error
     import keras
 
-    threads = max(1, int(os.environ.get(THREADS, "1")))
+    threads = threads_told(THREADS) or 1
     environment = {"KERAS_BACKEND": keras.backend.backend(), **with_threads(threads)}
     if data is None and os.environ.get(VARIABLE):
         data = Path(os.environ[VARIABLE])
@@ -108,7 +108,8 @@ def run_on_ray(
                 if not is_done(trial):
                     raise TrialError(f"{trial.folder}: another process took it further meanwhile")
             except Exception as error:  # whatever the task raised, or Ray about its worker
-                failures.append(failure(trial, str(error).strip().splitlines()[-1]))
+                said = str(error).strip() or type(error).__name__
+                failures.append(failure(trial, said.splitlines()[-1]))
             else:
                 say(f"{trial.folder}: done on {node}")
     finally:

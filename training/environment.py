@@ -88,15 +88,18 @@ def hardware() -> str:
     return said
 
 
+def threads_told(variable: str) -> int | None:
+    """How many threads the environment's ``variable`` says; None where it says none."""
+    value = os.environ.get(variable, "")
+    return int(value) or None if value.isdecimal() else None
+
+
 def _threads(backend: str | None) -> int | None:
     """With how many threads ``backend`` was told to compute on a CPU; None where it was not."""
     told = 0
     if backend == "tensorflow":
         told = sys.modules[backend].config.threading.get_intra_op_parallelism_threads()
-    value = os.environ.get(JAX_THREADS if backend == "jax" else THREADS, "")
-    if not told and value.isdecimal():
-        told = int(value)
-    return told or None
+    return told or threads_told(JAX_THREADS if backend == "jax" else THREADS)
 
 
 def _processor() -> str:

@@ -65,8 +65,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
             f"a batch of {trial.recipe.batch:,} is more than the {len(dataset.train_images):,} "
             "training pictures there are: choose a smaller one"
         )
-    frozen = trial.variant.normalization == "batch"  # no other has anything to freeze
-    if frozen and trial.recipe.freeze_batch > len(dataset.train_images):
+    if nets.is_to_freeze(trial.variant) and trial.recipe.freeze_batch > len(dataset.train_images):
         raise TrialError(
             f"the freeze's batch of {trial.recipe.freeze_batch:,} is more than the "
             f"{len(dataset.train_images):,} training pictures there are: choose a smaller hold-out"

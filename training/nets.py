@@ -40,6 +40,11 @@ NORMALIZATIONS = {  # in how many groups a picture's channels are normalized; ba
 """All but ``batch`` compute the same in training and in inference: there is nothing to freeze."""
 
 
+def is_to_freeze(variant: Variant) -> bool:
+    """Whether its nets normalize over pictures, with statistics that are taken in training."""
+    return variant.normalization in NORMALIZATIONS and NORMALIZATIONS[variant.normalization] is None
+
+
 def build(
     variant: Variant,
     training_mean: float,

@@ -15,17 +15,25 @@ Tensor = Any
 def build(recipe: Recipe) -> keras.optimizers.Optimizer:
     """The recipe's optimizer, for one run of the recipe's steps."""
     rate = recipe.learning_rate if recipe.schedule == "constant" else WarmUpAndDown.of(recipe)
-    if recipe.optimizer == "rmsprop":
-        return keras.optimizers.RMSprop(rate, rho=recipe.rho, epsilon=recipe.epsilon)
     averaged = {"use_ema": True, "ema_momentum": recipe.average} if recipe.average else {}
-    optimizer = ConvolutionMuon(
-        rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        adam_lr_ratio=recipe.adam_share,
-        adam_weight_decay=recipe.weight_decay,
-        **averaged,
-    )
+    optimizer: keras.optimizers.Optimizer
+    if recipe.optimizer == "rmsprop":
+        optimizer = keras.optimizers.RMSprop(
+            rate,
+            rho=recipe.rho,
+            epsilon=recipe.epsilon,
+            weight_decay=recipe.weight_decay or None,
+            **averaged,
+        )
+    else:
+        optimizer = ConvolutionMuon(
+            rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            adam_lr_ratio=recipe.adam_share,
+            adam_weight_decay=recipe.weight_decay,
+            **averaged,
+        )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
@@ -39,8 +47,8 @@ def loss(recipe: Recipe) -> Any:
     )
 
     def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
-        classes = logits.shape[-1]
-        return smoothed(ops.one_hot(ops.reshape(labels, (-1,)), classes), logits)
+        numbers = ops.cast(ops.reshape(labels, (-1,)), "int32")  # Keras hands them on as floats
+        return smoothed(ops.one_hot(numbers, logits.shape[-1]), logits)
 
     return cross_entropy
 

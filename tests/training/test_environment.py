@@ -13,7 +13,7 @@ import keras
 import pytest
 
 from training import environment
-from training.environment import hardware
+from training.environment import achieved, hardware
 from training.spread import with_threads
 
 ON_AN_H100 = """
@@ -65,6 +65,25 @@ def test_the_cores_are_those_that_may_be_used_and_the_threads_where_they_are_few
     for backend in ("tensorflow", "jax"):
         monkeypatch.setattr(keras.backend, "backend", lambda name=backend: name)
         assert hardware() == f"EPYC, {says}"
+
+
+@pytest.mark.parametrize(("value", "told"), [("3", 3), ("0", None), ("", None), ("many", None)])
+def test_threads_are_a_number_or_are_not_told(
+    value: str, told: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", value)
+    assert environment.threads_told("TF_NUM_INTRAOP_THREADS") == told
+
+
+def test_the_share_of_the_peak_is_that_of_the_precision() -> None:
+    """NVIDIA's data sheet of the H100 SXM: 67 TFLOP/s in float32, 989 in bfloat16 (dense)."""
+    device = "NVIDIA H100 80GB HBM3"
+    for precision, share in (("float32", "50.0% of the 67"), ("bfloat16", "3.4% of the 989")):
+        said = achieved(100_000, 335e6, device, precision)
+        assert said == (
+            f"100,000 img/s, 33,500 GFLOP/s, {share} TFLOP/s of {device} in {precision}"
+        )
+    assert achieved(100.4, 1e9, "AMD EPYC, 2 cores", "float32") == "100 img/s, 100 GFLOP/s"
 
 
 def test_another_tools_threads_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,14 @@ import pytest
 from keras import ops
 
 from training import nets, optimizers
-from training.optimizers import ConvolutionMuon, WarmUpAndDown
+from training.optimizers import WarmUpAndDown
 from training.recipes import RECIPES
 from training.step import compiled
 from training.variants import VARIANTS
 
 RNG = np.random.default_rng(5)
 MODERN = RECIPES["modern"]
+STEADY = replace(MODERN, learning_rate=0.1, schedule="constant", average=0.0)
 
 
 @pytest.mark.parametrize("steps", [10, 1_000])
@@ -59,7 +60,7 @@ def newton_schulz(matrix: np.ndarray) -> np.ndarray:
 def test_a_kernel_steps_by_its_orthogonalized_momentum_and_decays() -> None:
     kernel = RNG.normal(size=(3, 3, 5, 7))
     gradients = RNG.normal(size=(3, *kernel.shape))
-    optimizer = ConvolutionMuon(0.1, momentum=0.9, weight_decay=0.5, adam_weight_decay=0.5)
+    optimizer = optimizers.build(replace(STEADY, momentum=0.9, weight_decay=0.5))
     variable = keras.Variable(kernel.astype(np.float32), name="kernel")
     momentum = np.zeros_like(kernel)
     for gradient in gradients:
@@ -75,7 +76,7 @@ def test_a_kernel_steps_by_its_orthogonalized_momentum_and_decays() -> None:
 
 def test_the_rest_steps_by_adam_at_its_share_of_the_rate() -> None:
     start, gradients = RNG.normal(size=7), RNG.normal(size=(3, 7))
-    optimizer = ConvolutionMuon(0.1, adam_lr_ratio=0.2, weight_decay=0, adam_weight_decay=0)
+    optimizer = optimizers.build(replace(STEADY, adam_share=0.2, weight_decay=0.0))
     variable = keras.Variable(start.astype(np.float32), name="bias")
     first, second, expected = np.zeros(7), np.zeros(7), start
     for number, gradient in enumerate(gradients, start=1):
@@ -86,12 +87,13 @@ def test_the_rest_steps_by_adam_at_its_share_of_the_rate() -> None:
     np.testing.assert_allclose(np.array(variable), expected, atol=1e-5)
 
 
-def test_only_kernels_decay() -> None:
+@pytest.mark.parametrize("optimizer", ["muon", "rmsprop"])
+def test_only_kernels_decay(optimizer: str) -> None:
     """With gradients of zero, whatever moves is decay."""
     net = nets.build(VARIANTS["relu_with_bn"], 120.0, seed=0)
     for variable in net.trainable_variables:
         variable.assign(np.full(variable.shape, 2.0, np.float32))
-    recipe = replace(MODERN, weight_decay=0.5, learning_rate=0.1, schedule="constant")
+    recipe = replace(STEADY, weight_decay=0.5, optimizer=optimizer)
     zeros = [ops.zeros(variable.shape) for variable in net.trainable_variables]
     optimizers.build(recipe).apply(zeros, net.trainable_variables)
     values = {variable.path: np.array(variable) for variable in net.trainable_variables}
@@ -114,8 +116,13 @@ def test_smoothed_labels_cost_what_the_formula_says() -> None:
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_weights_average_is_the_exponential_moving_average_of_the_steps() -> None:
-    recipe = replace(MODERN, average=0.6, steps=5, precision="float32", batch=4)
+@pytest.mark.parametrize("optimizer", ["muon", "rmsprop"])
+def test_the_weights_average_is_the_exponential_moving_average_of_the_steps(
+    optimizer: str,
+) -> None:
+    recipe = replace(
+        MODERN, average=0.6, steps=5, precision="float32", batch=4, optimizer=optimizer
+    )
     net = nets.of_recipe(recipe, VARIANTS["relu_without_bn"], 120.0, seed=1)
     fitter = compiled(net, recipe, seed=1)
     images = RNG.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)

@@ -197,9 +197,11 @@ def test_what_is_wrong_with_a_whole_command_is_said_once_and_leaves_nothing(tmp_
         ("--gpus 0 --jobs 2", "--gpus shares out a Ray cluster's GPUs: give --ray ADDRESS as well"),
         ("--jobs 2 --ray auto", "--jobs counts processes on this machine"),
         ("--jobs 1 --ray auto --gpus 1", "--jobs counts processes on this machine"),
+        ("--ray auto --gpus 1.5", "--gpus 1.5: a share of one GPU, from 0.0001 to 1, or a whole"),
+        ("--ray auto --gpus 0.00001", "--gpus 1e-05: a share of one GPU, from 0.0001 to 1, or"),
     ],
 )
-def test_an_option_of_another_engine_is_refused(
+def test_an_option_that_cannot_be_met_is_refused(
     words: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(*_: Any) -> None:
