@@ -58,7 +58,8 @@ class Recipe:
     epsilon: float = 1e-14
     momentum: float = 0.95  # Muon's, Nesterov's way
     adam_share: float = 0.05  # Adam's learning rate, of Muon's
-    # Of kernels only, decoupled: a step takes this times the rate off (Muon's, where Adam steps too).
+    # Of kernels only, decoupled: a step takes this times the rate off. Where Adam steps, it is this
+    # times Muon's rate too.
     weight_decay: float = 0.0
     schedule: str = "constant"  # or "linear": up over the warm-up, then down to zero at the end
     warm_up: float = 0.0  # share of the steps
