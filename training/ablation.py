@@ -22,14 +22,12 @@ from training.augment import augment
 from training.dataset import Dataset, Images, hold_out
 from training.environment import hardware, versions
 from training.evaluate import evaluate
-from training.fit import HOLD_OUT_SEED
 from training.freeze import frozen, load_net, population_statistics
 from training.nets import running_statistics
 from training.recipes import Recipe
 from training.repository import ExportError, make_folder, write_text
-from training.trial import TrialError, read_named, recipe_of
+from training.trial import TrialError, check_data, read_named, recipe_of
 
-IMAGES = 4_800  # training pictures that each kind is taken from
 MOVING = "moving averages, as trained"
 KINDS = {  # name: (augmented, dropout)
     "population, augmented pictures, dropout on": (True, True),
@@ -43,7 +41,7 @@ def ablate(
     folders: list[Path],
     dataset: Dataset,
     to: Path,
-    images: int = IMAGES,
+    images: int,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Score the fitted trials in ``folders`` with every kind of statistics, write the two files.
@@ -65,7 +63,7 @@ def ablate(
             continue
         rest = dataset
         if configuration["hold_out"]:
-            rest, _, _ = hold_out(dataset, configuration["hold_out"], HOLD_OUT_SEED)
+            rest, _, _ = hold_out(dataset, configuration["hold_out"])
         recipe = recipe_of(record)
         used = _whole_batches(images, len(rest.train_images), recipe.batch)
         scores = {MOVING: asdict(evaluate(net, dataset.test_images, dataset.test_labels))}
@@ -117,10 +115,7 @@ def _fitted(folder: Path, dataset: Dataset) -> dict[str, Any]:
             f"{folder}: no fitted net to take apart; run the training first, or choose others by "
             "--variants and --seeds"
         )
-    if record["configuration"]["dataset"]["checksum"] != dataset.checksum:
-        raise TrialError(
-            f"{folder}: fitted on other data than this; give the data it was fitted on"
-        )
+    check_data(folder, record, dataset)
     return record
 
 

@@ -16,6 +16,7 @@ Labels = NDArray[np.int64]
 
 IMAGE_SHAPE = (32, 32, 3)
 CLASSES = 100
+HOLD_OUT_SEED = 2018  # one hold-out for every trial, so that selections compare like with like
 
 
 class HoldOutError(ValueError):
@@ -61,7 +62,9 @@ def checksum(*arrays: NDArray[np.uint8] | NDArray[np.int64]) -> str:
     return digest.hexdigest()
 
 
-def hold_out(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, Images, Labels]:
+def hold_out(
+    dataset: Dataset, count: int, seed: int = HOLD_OUT_SEED
+) -> tuple[Dataset, Images, Labels]:
     """Take ``count`` pictures out of the training set, the same number of every class.
 
     Returns the data set without them, their images and their labels. The choice depends on

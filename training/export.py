@@ -60,7 +60,7 @@ from training.repository import (
     with_entry,
     write_manifest,
 )
-from training.trial import TrialError
+from training.trial import check_data
 
 PARITY_IMAGES = 2_000
 
@@ -86,10 +86,7 @@ def export(
     the graph or its parity is not as promised, or the repository cannot take it.
     """
     record, net = read_frozen(folder)
-    if record["configuration"]["dataset"]["checksum"] != dataset.checksum:
-        raise TrialError(
-            f"{folder}: fitted on other data than this; give the data it was fitted on"
-        )
+    check_data(folder, record, dataset)
     card = card_of(record, dataset)
     make_folder(models)
     _refuse(models, card, default)

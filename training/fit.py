@@ -40,7 +40,6 @@ from training.trial import (
 
 CHECKPOINT_SECONDS = 60.0
 EXECUTION_SECONDS = 1.0  # of steps without a word from Python: the grain of progress and of a stop
-HOLD_OUT_SEED = 2018  # one hold-out for every trial, so that selections compare like with like
 
 
 def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
         )
     whole, validation = dataset, (dataset.test_images, dataset.test_labels)
     if trial.hold_out:  # before there is a folder, should it be refused
-        dataset, images, labels = hold_out(whole, trial.hold_out, HOLD_OUT_SEED)
+        dataset, images, labels = hold_out(whole, trial.hold_out)
         validation = images, labels
     if trial.recipe.batch > len(dataset.train_images):
         raise TrialError(

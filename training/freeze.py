@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from training.dataset import Dataset, Images, hold_out
 from training.evaluate import Scores, evaluate
-from training.fit import HOLD_OUT_SEED
 from training.nets import running_statistics
 from training.trial import (
     TrialError,
+    check_data,
     locked,
     read_named,
     read_record,
@@ -137,14 +137,9 @@ def freeze(
     with locked(folder):
         record = _fitted(folder)
         configuration = record["configuration"]
-        if configuration["dataset"]["checksum"] != dataset.checksum:
-            raise TrialError(
-                f"{folder}: fitted on {configuration['dataset']['name']} with checksum "
-                f"{configuration['dataset']['checksum'][:12]}…, but this data's is "
-                f"{dataset.checksum[:12]}…; give the data it was fitted on"
-            )
+        check_data(folder, record, dataset)
         if configuration["hold_out"]:
-            dataset, _, _ = hold_out(dataset, configuration["hold_out"], HOLD_OUT_SEED)
+            dataset, _, _ = hold_out(dataset, configuration["hold_out"])
         net = load_net(folder / "model.keras", "remove trial.json there and train again")
         before = _finite(folder, evaluate(net, dataset.test_images, dataset.test_labels))
         layers = running_statistics(net)

@@ -163,13 +163,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         passing.unlink(missing_ok=True)
 
 
-def find_trials(runs: Path, recipe: str | None = None) -> list[Path]:
-    """Folders under ``runs`` that hold a trial's record, in the variants' order, then by seed.
+def find_trials(runs: Path, recipe: str) -> list[Path]:
+    """Folders of ``recipe`` that hold a trial's record, in the variants' order, then by seed.
 
     Folders of another name (``seed-1-backup``) are passed over.
     """
     order = list(VARIANTS)
-    found = [path.parent for path in runs.glob(f"{recipe or '*'}/*/seed-*/trial.json")]
+    found = [path.parent for path in runs.glob(f"{recipe}/*/seed-*/trial.json")]
     return sorted(
         (
             folder
@@ -177,11 +177,20 @@ def find_trials(runs: Path, recipe: str | None = None) -> list[Path]:
             if folder.parent.name in VARIANTS and re.fullmatch(r"seed-[0-9]+", folder.name)
         ),
         key=lambda folder: (
-            folder.parent.parent.name,
             order.index(folder.parent.name),
             int(folder.name.removeprefix("seed-")),
         ),
     )
+
+
+def check_data(folder: Path, record: dict[str, Any], dataset: Dataset) -> None:
+    """Raises ``TrialError`` where the trial was fitted on other data than ``dataset``."""
+    fitted_on = record["configuration"]["dataset"]
+    if fitted_on["checksum"] != dataset.checksum:
+        raise TrialError(
+            f"{folder}: fitted on {fitted_on['name']} with checksum {fitted_on['checksum'][:12]}…, "
+            f"but this data's is {dataset.checksum[:12]}…; give the data it was fitted on"
+        )
 
 
 def recipe_of(record: dict[str, Any]) -> Recipe:

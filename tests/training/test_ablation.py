@@ -15,7 +15,6 @@ import training.ablation
 from tests.training import oracle
 from training.ablation import KINDS, MOVING, ablate, markdown
 from training.dataset import hold_out
-from training.fit import HOLD_OUT_SEED
 from training.freeze import population_statistics
 from training.nets import running_statistics
 from training.repository import ExportError
@@ -99,7 +98,7 @@ def test_a_row_is_of_the_pictures_and_the_dropout_that_it_names(
     content = ablate([folder], data, tmp_path / "to", images=1_000)
     held = set()
     if held_out:
-        _, pictures, _ = hold_out(data, held_out, HOLD_OUT_SEED)
+        _, pictures, _ = hold_out(data, held_out)
         held = {picture.tobytes() for picture in pictures}
     allowed = {picture.tobytes() for picture in data.train_images} - held
     rows = [kind for kind in content["trials"][0]["scores"] if kind != MOVING]
@@ -152,7 +151,7 @@ def test_too_few_pictures_and_a_place_that_is_no_folder_are_refused(
         ablate([relu_with_bn.folder], relu_with_bn.data, tmp_path, images=19)
     (tmp_path / "file").write_text("kept")
     with pytest.raises(ExportError, match="file: is no folder"):
-        ablate([relu_with_bn.folder], relu_with_bn.data, tmp_path / "file")
+        ablate([relu_with_bn.folder], relu_with_bn.data, tmp_path / "file", 20)
 
 
 def test_dropout_on_is_dropout_on(relu_with_bn: Any) -> None:
@@ -194,10 +193,10 @@ def test_a_net_without_statistics_has_nothing_to_take_apart(
 ) -> None:
     said: list[str] = []
     with pytest.raises(TrialError, match="choose a variant with BN"):
-        ablate([relu_without_bn.folder], relu_without_bn.data, tmp_path, say=said.append)
+        ablate([relu_without_bn.folder], relu_without_bn.data, tmp_path, 20, said.append)
     assert "keeps no running statistics" in said[0]
 
 
 def test_what_is_not_fitted_is_refused_by_name(relu_with_bn: Any, tmp_path: Path) -> None:
     with pytest.raises(TrialError, match="seed-1: no fitted net to take apart; run the training"):
-        ablate([relu_with_bn.folder.with_name("seed-1")], relu_with_bn.data, tmp_path)
+        ablate([relu_with_bn.folder.with_name("seed-1")], relu_with_bn.data, tmp_path, 20)

@@ -45,7 +45,7 @@ def test_the_best_epoch_on_the_hold_out_is_kept_and_no_more_are_run_for_long(
     assert outcome["validation_set"] == "hold-out"
 
     net = keras.saving.load_model(trial.folder / "model.keras", compile=False)
-    _, images, labels = hold_out(small_dataset, 100, training.fit.HOLD_OUT_SEED)
+    _, images, labels = hold_out(small_dataset, 100)
     probabilities = net.predict(images, verbose=0).astype(np.float64)
     loss = -np.log(probabilities[np.arange(100), labels]).mean()
     assert loss == pytest.approx(min(losses), rel=1e-4)

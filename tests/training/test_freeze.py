@@ -187,7 +187,7 @@ def test_pictures_held_out_are_not_counted_in(
     fit.fit(trial, small_dataset)
     result = freeze(trial.folder, small_dataset)["freeze"]
     assert (result["images"], result["batches"]) == (100, 5)
-    _, held, _ = hold_out(small_dataset, 100, fit.HOLD_OUT_SEED)
+    _, held, _ = hold_out(small_dataset, 100)
     counted = {picture.tobytes() for batch in seen for picture in batch}
     assert len(counted) == 100
     assert counted.isdisjoint(picture.tobytes() for picture in held)

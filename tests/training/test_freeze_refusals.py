@@ -44,7 +44,7 @@ def test_a_copy_under_another_name_is_neither_frozen_nor_read(
     with pytest.raises(TrialError, match=refusal):
         read_frozen(folder)
     with pytest.raises(TrialError, match=refusal):
-        ablate([folder], relu_with_bn.data, tmp_path)
+        ablate([folder], relu_with_bn.data, tmp_path, 20)
     assert {path.name: digest(path) for path in folder.iterdir()} == before
 
 

@@ -206,7 +206,7 @@ def test_a_trial_begun_with_the_mean_of_all_pictures_goes_on_with_it(
     """As earlier versions took it with a hold-out; a new one leaves out what is held out."""
     trial = make_trial(tmp_path, steps=2)
     record = fit(trial, small_dataset)
-    rest, _, _ = hold_out(small_dataset, 100, training.fit.HOLD_OUT_SEED)
+    rest, _, _ = hold_out(small_dataset, 100)
     assert record["configuration"]["training_mean"] == rest.training_mean
     assert rest.training_mean != small_dataset.training_mean
     made_old(trial.folder)

@@ -230,10 +230,10 @@ def test_trials_are_found_in_the_variants_order_then_by_seed(tmp_path: Path) -> 
     for other in ("seed-1-backup", "seed-", "seed-²"):
         (tmp_path / "article/relu_with_bn" / other).mkdir()
         (tmp_path / "article/relu_with_bn" / other / "trial.json").write_text("{}")
-    found = [str(folder.relative_to(tmp_path)) for folder in find_trials(tmp_path)]
-    assert found == [names[2], names[1], names[0], names[3]]
+    found = [str(folder.relative_to(tmp_path)) for folder in find_trials(tmp_path, "article")]
+    assert found == [names[2], names[1], names[0]]
     assert find_trials(tmp_path, "demo") == [tmp_path / names[3]]
-    assert find_trials(tmp_path / "nowhere") == []
+    assert find_trials(tmp_path / "nowhere", "demo") == []
 
 
 def test_two_processes_cannot_work_on_one_trial_and_a_killed_one_lets_go(tmp_path: Path) -> None:
