@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import keras
@@ -114,6 +117,26 @@ def test_smoothed_labels_cost_what_the_formula_says() -> None:
     for given in (labels, labels[:, None]):  # Keras may add an axis
         found = np.mean(np.array(loss(given, logits.astype(np.float32))))
         assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_reach_jax_as_whole_numbers() -> None:
+    """In a net, Keras hands the loss floats, of which JAX warns that it will not take them."""
+    code = (
+        "import numpy as np\n"
+        "from training import optimizers\n"
+        "from training.recipes import RECIPES\n"
+        "loss = optimizers.loss(RECIPES['modern'])\n"
+        "print(loss(np.zeros(2, np.float32), np.zeros((2, 100), np.float32)).shape)\n"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error:jax.nn.one_hot:DeprecationWarning", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.strip() == "()", done.stderr
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "rmsprop"])
