@@ -29,7 +29,8 @@ _KINDS = {".js": "text/javascript", ".webp": "image/webp", ".md": "text/plain"}
 JSON, IMAGES = "application/json", ("image/svg+xml", "image/png", "image/webp")
 _PACKED = ("text/", "application/json", "image/svg")
 
-ANOTHER: Refusals = {HTTPStatus.PRECONDITION_FAILED: "the file is none of those in If-Match"}
+OTHERS_WANTED = "the file is none of those in If-Match"
+ANOTHER: Refusals = {HTTPStatus.PRECONDITION_FAILED: OTHERS_WANTED}
 
 blueprint = Blueprint("assets", __name__)
 
@@ -111,7 +112,7 @@ def packed_response(
     if digest:
         tag, wanted = f"{digest}-gzip" if gzipped else digest, request.if_match
         if wanted and not wanted.star_tag and not wanted.is_strong(tag):
-            raise Problem(HTTPStatus.PRECONDITION_FAILED, "the file is none of those in If-Match")
+            raise Problem(HTTPStatus.PRECONDITION_FAILED, OTHERS_WANTED)
         response.set_etag(tag)
         # Werkzeug would look at If-Match too, know no *, and send the file with its 412.
         asked = {key: text for key, text in request.environ.items() if key != "HTTP_IF_MATCH"}

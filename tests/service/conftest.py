@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ def settings(models_dir: Path) -> Settings:
 def app(settings: Settings) -> Flask:
     limits = replace(settings, max_body_bytes=1 << 20, max_pixels=1_000_000, max_images=4)
     return create_app(limits)
+
+
+@pytest.fixture(scope="session")
+def document(app: Flask) -> dict[str, Any]:
+    """``/openapi.json``, as the application tells it."""
+    found: dict[str, Any] = app.test_client().get("/openapi.json").json
+    return found
 
 
 @pytest.fixture

@@ -1,85 +1,16 @@
-"""A connection alone, before an application of the test's own: what order, how much, how long."""
+"""A connection alone: what order, how much, how long, and what is a body."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 import time
-from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flask import Flask
 
-from service.bodies import Bodies, NoRoomError
-from service.drain import Drain
-from service.finish import Finish
-from service.gate import Gate
-from service.http1 import Connection
 from service.incoming import MAX_HEAD_BYTES
-from service.journal import Answered
-from service.metrics import Metrics
-from service.serving import Serving
-from service.waiting import Turns
-from service.wsgi import OnLoop
-from tests.service.engines import make_bodies
+from tests.service.connections import GET, LAST, asked, asking, echo
 from tests.service.test_server import DEADLINE
-
-
-@contextlib.asynccontextmanager
-async def asking(
-    application: Any,
-    sent: bytes,
-    *,
-    full: bool = False,
-    draining: bool = False,
-    head: float = DEADLINE,
-    body: float = DEADLINE,
-    idle: float = DEADLINE,
-    told: list[Answered] | None = None,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, Turns]]:
-    """A connection on which ``sent`` has been sent."""
-    loop, turns = asyncio.get_running_loop(), Turns()
-    engine: Any = SimpleNamespace(full=full)
-    drain = Drain()
-    if draining:
-        drain.begin()
-    gate = Gate(
-        application,
-        engine,
-        drain,
-        route=lambda _: None,
-        origins=(),
-        on_refusal=lambda *_: None,
-        tell=(told if told is not None else []).append,
-    )
-    serving = Serving(
-        OnLoop(gate, gate, make_bodies(1 << 20)),
-        turns,
-        *(head, body, idle),
-        ended=lambda: None,
-    )
-    serving.sweep()
-    server = await loop.create_server(lambda: Connection(serving), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    writer.write(sent)
-    yield reader, writer, turns
-    writer.close()
-    server.close()
-
-
-async def asked(application: Any, sent: bytes, **options: Any) -> tuple[bytes, Turns]:
-    """What a connection answers to ``sent`` until it is closed."""
-    async with asking(application, sent, **options) as (reader, _, turns):
-        async with asyncio.timeout(DEADLINE):
-            return await reader.read(), turns
-
-
-GET, LAST = (
-    f"GET / HTTP/1.1\r\nHost: a\r\n{end}\r\n".encode() for end in ("", "Connection: close\r\n")
-)
 
 
 def test_an_application_that_fails_is_answered_500_and_the_connection_closed(
@@ -127,12 +58,6 @@ def test_an_answer_that_may_have_no_body_has_none(status: str) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_thousands_of_pipelined_requests_are_refused_one_by_one() -> None:
-    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
-    answer, _ = asyncio.run(asked(None, 4000 * post + LAST, full=True))
-    assert answer.count(b"HTTP/1.1 503 ") == 4000
-
-
 def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
     def nothing(environ: Any, start_response: Any) -> Any:
         start_response("204 No Content", [])
@@ -162,13 +87,6 @@ def test_whoever_is_refused_while_sending_gets_to_read_why() -> None:
             assert answer.endswith(b"why")
 
     asyncio.run(main())
-
-
-def echo(environ: Any, start_response: Any) -> list[bytes]:
-    """Says what it was asked, and how much it was given."""
-    body = environ["wsgi.input"].read()
-    start_response("200 OK", [("X-Host", environ.get("HTTP_HOST", "-"))])
-    return [f"[{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {len(body)}]".encode()]
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
@@ -243,148 +161,6 @@ def test_a_whole_address_as_target_makes_no_host_header_good(line: str) -> None:
     answer, _ = asyncio.run(asked(echo, asks.encode()))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"Host header" in answer
-
-
-def test_refusals_that_nobody_reads_are_not_piled_up() -> None:
-    async def main() -> None:
-        post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
-        async with asking(None, post * 20_000, full=True) as (reader, _, turns):
-            steady = 0
-            async with asyncio.timeout(DEADLINE):
-                while steady < 30:  # not between two of them, but held up by one for good
-                    await asyncio.sleep(0.01)
-                    steady = steady + 1 if turns.busy == 1 else 0
-            answer = await reader.readexactly(1 << 20)
-            assert answer.startswith(b"HTTP/1.1 503 ")
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("draining", [False, True])
-def test_overload_is_told_before_the_body_comes_draining_or_not(draining: bool) -> None:
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n"
-
-    async def main() -> bytes:
-        async with asking(echo, head, full=True, draining=draining) as (reader, writer, _):
-            async with asyncio.timeout(5):
-                answer = await reader.readuntil(b"\r\n\r\n")
-                if not draining:  # the connection goes on
-                    writer.write(bytes(60_000) + LAST)
-                return answer + await reader.read()
-
-    answer = asyncio.run(main())
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert answer.count(b"\r\nRetry-After: 1\r\n") == 1
-    assert answer.count(b"\r\nConnection: close\r\n") == 1
-    assert answer.count(b"HTTP/1.1 200 ") == (0 if draining else 1)
-
-
-def test_a_body_that_finds_no_room_while_draining_ends_its_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def full(*_: Any) -> bytes:
-        raise NoRoomError
-
-    monkeypatch.setattr(Bodies, "take", full)
-    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
-    answer, _ = asyncio.run(asked(echo, post + LAST, draining=True))
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert answer.count(b"\r\nConnection: close\r\n") == answer.count(b"HTTP/1.1 ") == 1
-
-
-def test_who_asks_for_a_head_alone_gets_no_body_where_there_is_no_room(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def full(*_: Any) -> bytes:
-        raise NoRoomError
-
-    monkeypatch.setattr(Bodies, "take", full)
-    told: list[Answered] = []
-    head = b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
-    answer, _ = asyncio.run(asked(echo, head + LAST, told=told))
-    first, _, second = answer.partition(b"\r\n\r\n")
-    assert first.startswith(b"HTTP/1.1 503 ")
-    assert second.startswith(b"HTTP/1.1 200 ")
-    assert [(entry.method, entry.status, entry.bytes_out) for entry in told] == [("HEAD", 503, 0)]
-
-
-def test_what_is_refused_while_a_view_works_for_it_is_told_once(
-    app: Flask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_work, go_on, told = threading.Event(), threading.Event(), list[Answered]()
-
-    def written(*_: Any) -> bytes:
-        at_work.set()
-        assert go_on.wait(DEADLINE)
-        return b""
-
-    monkeypatch.setattr(Metrics, "written", written)
-    monkeypatch.setattr(Bodies, "wanted", lambda *_: False)  # a GET's, as the service decides
-    monkeypatch.setattr(Finish, "tell", lambda _, entry: told.append(entry))
-    head = b"GET /metrics HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-    async def main() -> bytes:
-        async with asking(app.wsgi_app, head, told=told) as (reader, writer, turns):
-            try:
-                assert await asyncio.to_thread(at_work.wait, DEADLINE)
-                writer.write(b"zz\r\n")
-                async with asyncio.timeout(5):
-                    answer = await reader.read()
-            finally:
-                go_on.set()
-            async with asyncio.timeout(5):
-                while turns.busy:
-                    await asyncio.sleep(0.01)
-            return answer
-
-    answer = asyncio.run(main())
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert [(entry.method, entry.path, entry.status) for entry in told] == [
-        ("GET", "/metrics", 400)
-    ]
-
-
-BAD = b"Bad Header\r\n"
-
-
-@pytest.mark.parametrize(
-    ("asks", "path"),
-    [
-        (b"GET /caf%C3%A9?key=secret HTTP/1.1\r\nHost: a\r\n" + BAD, "/caf\u00e9"),
-        (b"GET /caf%C3%A9?key=secret HTTP/1.1\r\n", "/caf\u00e9"),
-        (b"GET //a//b HTTP/1.1\r\nHost: a\r\n" + BAD, "/a//b"),
-        (b"GET http://user:secret@h/x?q=1 HTTP/1.1\r\nHost: a\r\n" + BAD, "/x"),
-        (b"GET http://user:secret@h/x/\x01 HTTP/1.1\r\nHost: a\r\n", None),
-        (b"GET http://user:secret@h?q=/1 HTTP/1.1\r\nHost: a\r\n" + BAD, "/"),
-        (b"CONNECT user:secret@h:443 HTTP/1.1\r\nHost: a\r\n", None),
-        (b"CONNECT h:443 HTTP/1.1\r\nHost: a\r\n" + BAD, None),
-    ],
-)
-def test_of_what_becomes_no_request_the_path_is_told_and_no_secret(
-    asks: bytes, path: str | None
-) -> None:
-    told: list[Answered] = []
-    answer, _ = asyncio.run(asked(echo, asks + b"\r\n", told=told))
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert [entry.path for entry in told] == [path]
-
-
-def test_who_hangs_up_is_told_with_the_path_that_was_asked_for() -> None:
-    told: list[Answered] = []
-
-    async def main() -> None:
-        head = b"POST /caf%C3%A9 HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
-        async with asking(echo, head, told=told) as (_, writer, turns):
-            async with asyncio.timeout(5):
-                while not turns.busy:
-                    await asyncio.sleep(0.01)
-                writer.close()
-                while turns.busy:
-                    await asyncio.sleep(0.01)
-
-    asyncio.run(main())
-    assert [(entry.path, entry.status) for entry in told] == [("/caf\u00e9", 499)]
 
 
 def test_a_body_has_its_time_and_no_more_however_much_comes_at_once() -> None:

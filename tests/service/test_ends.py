@@ -13,7 +13,7 @@ from service.incoming import MAX_HEAD_BYTES
 from service.journal import Answered
 from service.serving import Serving
 from service.waiting import Turns, wait
-from tests.service.test_connection import GET, asked, asking, echo
+from tests.service.connections import GET, asked, asking, echo
 from tests.service.test_server import DEADLINE
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.journal import Answered
-from tests.service.test_connection import GET, asked, echo
+from tests.service.connections import GET, asked, echo
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
 """With which a client begins that takes HTTP/2 for granted (RFC 9113, section 3.4)."""

@@ -13,9 +13,9 @@ from flask import Flask
 from service.journal import DELAY
 from service.waiting import Turns
 from service.wsgi import GONE, OnLoop
+from tests.service.connections import GET, LAST, asked
 from tests.service.engines import make_bodies
 from tests.service.hostile import PHOTO
-from tests.service.test_connection import GET, LAST, asked
 from tests.service.test_server import DEADLINE
 from tests.service.tiny import encode
 

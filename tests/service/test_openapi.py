@@ -1,46 +1,30 @@
-"""The OpenAPI document: valid, whole, true to what the service does, and made only when asked."""
+"""The OpenAPI document: valid, whole, and true to what the service does."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
-from jsonschema_rs import Draft202012Validator, ValidationError
+from jsonschema_rs import ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from werkzeug.test import create_environ
 
 from service.app import create_app
-from service.card import CardError, ModelCard
-from service.openapi import make_document, openapi_path
+from service.openapi import openapi_path
 from service.operations import Answer, Tag, operation
 from service.settings import Settings, key_digest
-from service.tensors import INPUT
-from service.wsgi import call
 from tests.service.contract import assert_documented
 from tests.service.hostile import PHOTO
 from tests.service.test_api import multipart
-from tests.service.test_waiting import in_turn
-from tests.service.tiny import encode, make_card
+from tests.service.tiny import encode
 
 KEY = "a-key-of-the-service"
 PNG = encode(PHOTO)
-
-
-@pytest.fixture(scope="module")
-def document(app: Flask) -> dict[str, Any]:
-    found: dict[str, Any] = app.test_client().get("/openapi.json").json
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -261,48 +245,6 @@ def test_keys_are_in_it_where_they_are_asked_for(document: dict[str, Any], locke
         assert (client.open(url, method=method.upper()).status_code == 401) == asks
 
 
-FAULTS: list[tuple[str, Any]] = [
-    ("schema_version", 2),
-    ("variant", 3),
-    ("variant", ""),
-    ("seed", "0"),
-    ("training.seconds", None),
-    ("training", []),
-    ("dataset.checksum", "abc"),
-    ("classes", []),
-    ("classes", ["one"] * 100),
-    ("training_mean", 300),
-    ("training_mean", -1),
-    ("frozen.kind", "moving"),
-    ("frozen.layers", [{}]),
-    ("evaluation.after_freeze.top1", 57),
-    ("parity.provider", 1),
-    ("tools.keras", 3),
-    ("surprise", 1),
-]
-
-
-def test_the_cards_schema_refuses_what_the_cards_reader_refuses(document: dict[str, Any]) -> None:
-    schema = {"$ref": "#/components/schemas/ModelCard", "components": document["components"]}
-    validator = Draft202012Validator(schema)
-    good = json.dumps(asdict(make_card("relu_with_bn")))  # as it is answered: null and all
-    for card in (json.loads(good), {**json.loads(good), "parity": None, "normalization": None}):
-        validator.validate(card)
-        ModelCard.from_json(json.dumps(card))
-    for path, value in FAULTS:
-        card = json.loads(good)
-        *parents, field = path.split(".")
-        place = card
-        for parent in parents:
-            place = place[parent]
-        place[field] = value
-        assert not validator.is_valid(card), path
-        with pytest.raises(CardError):
-            ModelCard.from_json(json.dumps(card))
-    for field in json.loads(good):
-        assert not validator.is_valid({k: v for k, v in json.loads(good).items() if k != field})
-
-
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
@@ -335,58 +277,3 @@ def test_it_says_what_holds_where_it_is_said(document: dict[str, Any]) -> None:
     for method, path, each in operations(document):
         busy = each["responses"].get("503", {"description": ""})["description"]
         assert busy.count("are waiting already") <= 1, (method, path)
-
-
-def test_who_announces_bytes_says_how_many_and_sends_no_data(document: dict[str, Any]) -> None:
-    infer = document["paths"]["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
-    schema = infer["application/json"]["schema"]
-    size = schema["properties"]["inputs"]["items"]["properties"]["parameters"]["properties"]
-    assert size["binary_data_size"]["type"] == ["integer", "null"]
-    tensor = {"name": INPUT, "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0] * 3072}
-    validator = Draft202012Validator(schema)
-    sizes = (({}, True), ({"binary_data_size": None}, True), ({"binary_data_size": 3072}, False))
-    for parameters, valid in ((None, True), *sizes):
-        assert validator.is_valid({"inputs": [{**tensor, "parameters": parameters}]}) == valid
-
-
-def test_it_is_made_once_beside_the_event_loop(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app, makers = create_app(settings), list[threading.Thread]()
-
-    def make(app: Flask) -> dict[str, Any]:
-        makers.append(threading.current_thread())
-        return make_document(app)
-
-    def ask() -> dict[str, Any]:
-        answer = asyncio.run(in_turn(lambda: call(app, create_environ("/openapi.json"))))
-        assert answer.head.startswith(b"HTTP/1.1 200 ")
-        document: dict[str, Any] = json.loads(answer.body)
-        return document
-
-    monkeypatch.setattr("service.openapi.make_document", make)
-    first = ask()
-    monkeypatch.setattr("service.docs.json.dumps", None)  # nor is it written again
-    assert ask() == first
-    assert len(makers) == 1
-    assert makers != [threading.main_thread()]
-
-
-def test_nothing_of_it_is_made_or_imported_before_it_is_asked_for(models_dir: Path) -> None:
-    program = """
-import sys
-from service.app import create_app
-from service.settings import Settings
-client = create_app(Settings.from_environment({"MODELS_DIR": sys.argv[1]})).test_client()
-assert client.post("/predict", data=sys.stdin.buffer.read()).status_code == 200
-print("service.openapi" in sys.modules, "apispec" in sys.modules)
-assert client.get("/openapi.json").status_code == 200
-print("service.openapi" in sys.modules, "apispec" in sys.modules)
-assert client.get("/docs").status_code == 200
-heavy = {"pydantic", "marshmallow", "yaml", "jsonschema", "onnx"} & set(sys.modules)
-print(sorted(heavy))
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", program, models_dir], input=PNG, capture_output=True, check=True
-    )
-    assert run.stdout.decode().split("\n") == ["False False", "True True", "[]", ""]
