@@ -8,7 +8,8 @@ let asked = 0; // which question is the latest: an answer to an older one comes 
 let version = ""; // of the nets that are asked; none is each variant's current
 let picture = {}; // what is answered: a file of the user's, or else the example that a link names
 let wanted = {}; // what the latest question is about; once it is answered, the same
-let addressed = ""; // the version that the page's address names
+let addressed = ""; // the version that the page's address named when it was last heeded
+let shownAt = ""; // the one that it named when the nets that are shown answered
 let before = null; // where the focus was when a problem was told
 
 const FORM_BYTES = 1024; // more than what a form puts around a file
@@ -33,15 +34,19 @@ async function ask(address, options, question) {
 // The latest question has its answers, or a problem in their place.
 function settle(found, question) {
   const answers = find("#answers");
+  const failed = found.id === "problem";
   answers.removeAttribute("aria-busy");
-  if (found.id === "problem") tell(found);
+  if (failed) tell(found);
   else show(found, question);
   wanted = picture;
   mark();
-  // Loaded again, kept or sent on, the address leads to the nets that are shown. One that says the
-  // same in other words, as the latest version's own, stays.
-  if (version !== answers.dataset.version) history.replaceState(history.state, "", chosen(location));
-  addressed = named();
+  // Loaded again, kept or sent on, the address leads to the nets that are shown, also where a way
+  // back to others has failed. One that says the same in other words, as the latest version's own,
+  // stays.
+  if (version !== answers.dataset.version || (failed && named() !== shownAt)) {
+    history.replaceState(history.state, "", chosen(location));
+  }
+  addressed = shownAt = named();
 }
 
 // The version that the address names.
@@ -341,7 +346,7 @@ function start() {
   status.setAttribute("role", "status");
   document.body.append(status);
   picture = wanted = { link: find(".examples [aria-current]") };
-  addressed = named();
+  addressed = shownAt = named();
   mark();
   localize();
 }

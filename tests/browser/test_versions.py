@@ -136,6 +136,22 @@ def test_going_back_shows_the_nets_of_the_address(url: str, open_page: Opener) -
     assert page.url == f"{url}/#study"
 
 
+def test_a_way_back_that_fails_leaves_the_address_with_the_nets_that_are_shown(
+    url: str, open_page: Opener, watched: dict[Page, Watched]
+) -> None:
+    page = open_page(f"{url}/?version=1")
+    page.get_by_role("link", name="The study").click()
+    take(page, NEWEST)
+    watched[page].expected.append("ERR_FAILED")
+    page.route("**/answers?*version=1", lambda route: route.abort())
+    page.go_back()
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached")
+    assert (chosen(page), page.url) == (NEWEST, f"{url}/")
+    page.unroute_all()
+    take(page, FIRST)
+    assert shown(page) == told(url, SUNFLOWER, ONE)
+
+
 def test_the_name_of_the_service_leads_to_the_top_with_the_choice(
     url: str, open_page: Opener
 ) -> None:
