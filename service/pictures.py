@@ -98,7 +98,13 @@ def open_picture(data: bytes, *, max_pixels: int) -> Picture:
     kind = _format(data)
     with _picture_errors(kind):
         data, exif, xmp = trimmed(kind, data)
-        image = Image.open(BytesIO(data), formats=[kind])
+        try:
+            image = Image.open(BytesIO(data), formats=[kind])
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise PictureTooLargeError(
+                f"the picture has far more than the {max_pixels:,} pixels that are decoded here; "
+                "scale it down"
+            ) from None
         if kind == "WebP":
             exif, xmp = image.info.get("exif"), image.info.get("xmp")
     picture = Picture(kind, image, data, orientation(exif, xmp))
@@ -129,10 +135,8 @@ def _picture_errors(kind: str) -> Iterator[None]:
     """Turn whatever Pillow raises into a ``PictureError``."""
     try:
         yield
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureTooLargeError(
-            "the picture has more pixels than are decoded here; scale it down"
-        ) from None
+    except PictureError:
+        raise
     except TooManyPartsError as error:
         raise UndecodablePictureError(
             f"the {kind} data is in more than {error}, which is more than are read; open the "

@@ -154,6 +154,8 @@ def test_the_pixel_limit_is_exact_and_named() -> None:
     decode(data, max_pixels=1500)
     with pytest.raises(PictureTooLargeError, match="50 x 30 pixels, more than the 1,499"):
         decode(data, max_pixels=1499)
+    with pytest.raises(PictureTooLargeError, match="than the 1,499 pixels"):  # of Pillow's own
+        decode(BAD["PNG bomb beyond Pillow's own limit"][1](), max_pixels=1499)
 
 
 def test_a_picture_that_has_been_reduced_is_no_longer_in_memory() -> None:
