@@ -98,7 +98,14 @@ def run_in_turn(trials: list[Trial], data: Path | None, say: Callable[[str], Non
 
     One that another process works on is put off until that has let go; what it left is then taken
     as it is. So two commands over the same list share it. A single trial raises what it raises.
+    Where all are done, nothing is run, and the data need not be there.
     """
+    done: list[str] = []
+    if left_to_do(trials, done.append) == ([], []):
+        for line in done:
+            say(line)
+        return
+
     from training.data import load
     from training.dataset import HoldOutError
     from training.fit import fit

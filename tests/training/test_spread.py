@@ -18,6 +18,7 @@ import training.freeze
 from tests.training.commands import ROOT
 from tests.training.trials import make_recipe
 from training import spread
+from training.cifar100 import DataError
 from training.cli import main
 from training.spread import command, left_to_do, run_in_turn
 from training.trial import Trial, TrialError, locked, override, read_record, recipe_of, write_record
@@ -97,6 +98,26 @@ def test_what_is_frozen_as_asked_or_longer_is_not_left_to_do(
     left, (failure,) = standing(hold_out=100)
     assert not left
     assert "holds another trial (hold_out is 0 there and 100 here)" in failure
+
+
+def test_where_all_is_done_the_data_need_not_be_there(
+    relu_without_bn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any) -> None:
+        raise DataError("there is none")
+
+    monkeypatch.setattr(training.data, "load", load)
+    recipe, runs = recipe_of(relu_without_bn.record), relu_without_bn.folder.parents[2]
+    said: list[str] = []
+
+    def run(steps: int) -> None:
+        asked = replace(recipe, steps=steps)
+        run_in_turn([Trial(asked, VARIANTS["relu_without_bn"], 0, runs)], None, said.append)
+
+    run(recipe.steps)
+    assert said == [f"{relu_without_bn.folder}: done already"]
+    with pytest.raises(DataError):
+        run(recipe.steps + 1)
 
 
 def test_one_after_another_goes_on_where_one_fails(
