@@ -220,6 +220,14 @@ def test_the_training_job_sets_what_its_script_reads_and_mounts_what_the_image_h
     assert {each["name"] for each in mounts.values()} == {each["name"] for each in pod["volumes"]}
 
 
+def test_a_pod_that_trains_ends_when_it_is_told_to() -> None:
+    """The image's own command sees to that; SIGTERM ends no other that is process 1."""
+    for name, pod in PODS:
+        if "training" in pod["containers"][0]["image"]:
+            own = "command" not in pod["containers"][0]
+            assert own or pod.get("shareProcessNamespace"), name
+
+
 def test_lambda_asks_for_readiness_on_the_images_port_with_settings_that_exist() -> None:
     dockerfile = (DEPLOY / "lambda/Dockerfile").read_text()
     variables = dict(re.findall(r"\b([A-Z_]+)=(\S+)", dockerfile.split("ENV ")[1]))

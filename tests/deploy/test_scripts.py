@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.container import ROOT
+from tests.deploy.container import LIMIT, ROOT
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,62 @@ def test_the_training_job_publishes_the_first_of_its_seeds(programs: Programs, s
     assert job.returncode == 0, job.stderr
     (export,) = [call for call in programs.calls if " training export " in call]
     assert export.split("--seed ")[1].split()[0] == "0"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("first", [True, False], ids=["as-process-1", "as-another"])
+def test_the_training_job_ends_when_it_is_told_to(
+    programs: Programs, first: bool, sent: signal.Signals
+) -> None:
+    """docker stop and a drained node send SIGTERM, Ctrl-C of docker run SIGINT, to process 1 alone,
+    and the kernel keeps what process 1 does not handle from it: else the job goes on until killed.
+    """
+    noted = f'echo >>"{programs.folder}/$1"'  # with what the program was told, and that it began
+    programs.add(
+        "python3", f"note() {{ {noted}; }}; trap 'note told; exit' TERM; note begun; {WAIT}"
+    )
+    namespace = ["unshare", "--pid", "--fork", "--kill-child"] if first else []
+    if first and subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("to be process 1 needs root")
+    job = subprocess.Popen(
+        [*namespace, ROOT / "deploy/train_and_export.sh"],
+        env={"PATH": f"{programs.folder}:{os.environ['PATH']}", "OUTPUT_DIR": "/output"},
+    )
+    try:
+        wait_for(lambda: (programs.folder / "begun").exists())
+        # unshare heeds no signal while it waits for what it has started.
+        (script,) = children(job.pid) if first else (job.pid,)
+        os.kill(script, sent)
+        assert job.wait(LIMIT) == 128 + sent
+        assert (programs.folder / "told").exists(), "the program would have gone on by itself"
+    finally:
+        job.kill()
+        job.wait()
+    assert not programs.calls, "what comes after it has begun"
+
+
+def test_the_training_job_ends_with_what_fails_and_its_status(programs: Programs) -> None:
+    programs.add("python3", 'case "$*" in *" export "*) exit 3 ;; esac')
+    job = programs.run("train_and_export.sh", OUTPUT_DIR="/output")
+    assert job.returncode == 3
+    assert [call.split()[3] for call in programs.calls] == ["train"]
+
+
+WAIT = "for each in $(seq 100); do sleep 0.1; done"
+"""Ten seconds, in which a signal is heeded."""
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not done():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.02)
+
+
+def children(process: int) -> list[int]:
+    """The processes that ``process`` has started."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(each) for each in found.split()]
 
 
 @pytest.mark.parametrize("name", ["REPLACE", "NO_PROMOTE"])
