@@ -130,5 +130,7 @@ $(VENV)/.%: requirements/%.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@$(BIN)/python $(FITS) || { echo "Python $(KNOWN) is needed, and $(VENV) has" \
 		"$$($(BIN)/python --version 2>&1); remove it, or name another: make VENV=.venv-other ..." >&2; exit 1; }
+	@# Where make was interrupted while it made the environment, pip may not be in it yet.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip >/dev/null
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
