@@ -205,8 +205,14 @@ def test_knative_lets_no_more_in_than_may_wait() -> None:
         template = manifest["spec"]["template"]
         (pod,) = pods(manifest)
         assert pod["containerConcurrency"] <= settings(pod).queue_images
-        target = int(template["metadata"]["annotations"]["autoscaling.knative.dev/target"])
+        # Of the target Knative aims at a share, 70 % where none is named (the setting
+        # container-concurrency-target-percentage of its config-autoscaler).
+        annotations = template["metadata"]["annotations"]
+        share = annotations.get("autoscaling.knative.dev/target-utilization-percentage", "70")
+        target = int(annotations["autoscaling.knative.dev/target"]) * int(share) / 100
         assert target <= pod["containerConcurrency"]
+        said = f"{target:g} requests at a time, and never more than {pod['containerConcurrency']}"
+        assert said in GUIDE
 
 
 def test_the_training_job_sets_what_its_script_reads_and_mounts_what_the_image_has() -> None:
