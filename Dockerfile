@@ -84,6 +84,7 @@ RUN --mount=type=secret,id=ca PIP_CERT=${PIP_CERT} ${PIP} /requirements.txt && $
 FROM tools AS training-app
 COPY service /app/service
 COPY training /app/training
+COPY deploy/train_and_export.sh /app/
 RUN ${COMPILE} /app && chmod -R a+rX /app
 
 FROM base AS training
@@ -93,10 +94,9 @@ ENV KERAS_BACKEND=${BACKEND} CIFAR100_DIR=/data OUTPUT_DIR=/output
 RUN mkdir /output && chown 10001:10001 /output
 COPY --from=training-venv /venv /venv
 COPY --from=training-app /app /app
-COPY deploy/train_and_export.sh /usr/local/bin/
 USER 10001:10001
 VOLUME ["/data", "/output"]
-ENTRYPOINT ["train_and_export.sh"]
+ENTRYPOINT ["/app/train_and_export.sh"]
 
 # The last stage is what is built where no target is named.
 FROM service

@@ -63,15 +63,15 @@ class Image:
 
 
 @contextlib.contextmanager
-def built(target: str, models: Path | None = None) -> Iterator[Image]:
-    """Build ``target`` as ``make image`` does, and mount its file system."""
+def built(target: str, models: Path | None = None, checkout: Path = ROOT) -> Iterator[Image]:
+    """Build ``target`` of ``checkout`` as ``make image`` does, and mount its file system."""
     if subprocess.run(["buildah", "info"], capture_output=True).returncode:
         os.environ["STORAGE_DRIVER"] = "vfs"  # as the scripts of deploy/ do
     tag = f"localhost/batchnorm-test-{target}"
     environment = {**os.environ, "ENGINE": "buildah", "BASE": base_image()}
     if models:
         tag, environment["MODELS"] = f"{tag}-{models.name}", str(models)
-    command = [str(ROOT / "deploy/image.sh"), target, tag]
+    command = [str(checkout / "deploy/image.sh"), target, tag]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     container = buildah("from", "--pull-never", tag)

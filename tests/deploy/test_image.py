@@ -150,6 +150,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+def test_the_training_images_user_may_read_and_run_it_whatever_the_checkouts_modes(
+    tmp_path: Path,
+) -> None:
+    """Of a checkout that is its owner's alone, as where the umask is 077, and without packages."""
+    for each in ("Dockerfile", ".dockerignore", "service", "training", "deploy"):
+        if (ROOT / each).is_dir():
+            shutil.copytree(ROOT / each, tmp_path / each)
+        else:
+            shutil.copy(ROOT / each, tmp_path / each)
+    for path in tmp_path.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+    (command,) = re.findall(
+        r'^FROM base AS training$.*?^ENTRYPOINT \["([^"]*)"\]$',
+        (tmp_path / "Dockerfile").read_text(),
+        re.M | re.S,
+    )
+    with built("training-app", checkout=tmp_path) as image:
+        files = [path for path in (image.root / "app").rglob("*") if path.is_file()]
+        assert {"fit.py", "card.py"} <= {path.name for path in files}
+        assert [path for path in files if path.stat().st_mode & 0o444 != 0o444] == []
+        assert (image.root / command.lstrip("/")).stat().st_mode & 0o555 == 0o555
+
+
 def test_a_folder_without_models_is_not_built_into_an_image(tmp_path: Path) -> None:
     command = ["make", "image", "ENGINE=buildah", f"MODELS={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
