@@ -232,6 +232,21 @@ def test_the_training_job_sets_what_its_script_reads_and_mounts_what_the_image_h
     assert {each["name"] for each in mounts.values()} == {each["name"] for each in pod["volumes"]}
 
 
+def test_what_pods_of_several_nodes_share_may_be_mounted_by_many() -> None:
+    """The claim that a manifest makes; one that must be there first is the guide's to describe."""
+    by_name = {named(manifest): manifest for manifest in OF_KUBERNETES}
+    job = by_name["Job batchnorm-trials"]["spec"]
+    assert job["parallelism"] > 1
+    volumes = {each["name"]: each for each in job["template"]["spec"]["volumes"]}
+    made = volumes["output"]["persistentVolumeClaim"]["claimName"]
+    modes = by_name[f"PersistentVolumeClaim {made}"]["spec"]["accessModes"]
+    assert modes == ["ReadWriteMany"]
+    there_first = volumes["data"]["persistentVolumeClaim"]
+    assert f"PersistentVolumeClaim {there_first['claimName']}" not in by_name
+    assert there_first["readOnly"]
+    assert "`ReadOnlyMany` or `ReadWriteMany`" in GUIDE
+
+
 def test_a_pod_that_trains_ends_when_it_is_told_to() -> None:
     """The image's own command sees to that; SIGTERM ends no other that is process 1."""
     for name, pod in PODS:
