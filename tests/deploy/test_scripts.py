@@ -258,11 +258,14 @@ def test_what_is_not_wanted_is_left_out_and_not_said_otherwise(
     assert not programs.calls
 
 
-@pytest.mark.skipif(
+of_debian = pytest.mark.skipif(
     not Path("/etc/debian_version").exists(),
     # The script makes the machine's own release, and only these have one that it can make.
     reason="a local base is Debian's or Ubuntu's: this machine is neither",
 )
+
+
+@of_debian
 @pytest.mark.parametrize(
     ("days", "made"), [(None, True), (6, False), (8, True)], ids=["none", "of-6-days", "of-8-days"]
 )
@@ -280,3 +283,55 @@ def test_a_local_base_is_made_again_after_a_week(
     assert done.stdout.splitlines()[-1] == f"localhost/batchnorm-base:{release}"
     for call in ("mmdebstrap --", "buildah commit "):
         assert any(each.startswith(call) for each in programs.calls) == made
+
+
+RELEASE = """Origin: {origin}
+Codename: {suite}
+Architectures: amd64 arm64
+Components: main
+SHA256:
+ e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 0 main/binary-amd64/Packages
+ e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 0 main/binary-arm64/Packages
+"""
+
+
+@of_debian
+def test_a_local_base_is_of_the_release_alone_and_not_of_what_others_make_for_it(
+    programs: Programs,
+) -> None:
+    """By apt itself, of whose sources one is as Docker's: of another origin, for this release."""
+    release = platform.freedesktop_os_release()
+    codename, origin = release["VERSION_CODENAME"], release["ID"].capitalize()
+    sources = {
+        f"http://deb.example/os/ {codename}": origin,
+        f"http://deb.example/os/ {codename}-security": origin,
+        f"http://other.example/os/ {codename}": "Docker",
+    }
+    lists = programs.folder / "lists"
+    (lists / "partial").mkdir(parents=True)
+    (programs.folder / "sources.list").write_text("".join(f"deb {each} main\n" for each in sources))
+    (programs.folder / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "{programs.folder}/sources.list";\n'
+        f'Dir::Etc::sourceparts "/dev/null";\nDir::State::lists "{lists}";\n'
+        f'Dir::Cache "{programs.folder}/cache";\n'
+    )
+    programs.add("buildah", 'test "$1" != inspect || exit 1')
+    copy = 'for file; do :; done; while read -r line; do echo "$line"; done <"$file"'
+    programs.add("mmdebstrap", f'{{ {copy}; }} >"{programs.folder}/given"')
+    (programs.folder / "apt-get").symlink_to(str(shutil.which("apt-get")))
+    variables = {"APT_CONFIG": f"{programs.folder}/apt.conf"}
+
+    done = programs.run("base_image.sh", **variables)
+    assert done.returncode == 1
+    assert f"no package list of {origin}'s {codename} here; try: apt-get update" in done.stderr
+
+    for each, whose in sources.items():  # as apt-get update would have left them
+        place, suite = each.removeprefix("http://").replace("/", "_").split()
+        text = RELEASE.format(origin=whose, suite=suite)
+        (lists / f"{place}dists_{suite}_InRelease").write_text(text)
+        for machine in ("amd64", "arm64"):
+            (lists / f"{place}dists_{suite}_main_binary-{machine}_Packages").touch()
+    done = programs.run("base_image.sh", **variables)
+    assert done.returncode == 0, done.stderr
+    given = (programs.folder / "given").read_text().splitlines()
+    assert given == [f"deb {each} main" for each, whose in sources.items() if whose == origin]
