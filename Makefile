@@ -39,6 +39,10 @@ $(foreach name,SEED VARIANT MODEL STEP EPOCH,$(if $(filter command,$(firstword $
 $(if $(filter command,$(firstword $(origin RECIPES))),$(error there is no variable RECIPES; RECIPE is one))
 $(foreach name,REPLACE NO_PROMOTE,$(if $(filter-out 1,$($(name))),\
 	$(error $(name)=$($(name)): it is 1, or left out)))
+# An empty name, as of MODELS=$FOLDER where the shell knows no FOLDER, is the current folder to those who are
+# given it, and for VENV the system's own Python.
+$(foreach name,VENV RUNS MODELS DEMO SBOM,$(if $($(name)),,\
+	$(error $(name) is empty; name a folder, or leave it out for the default)))
 # Of a file's name with a space make makes two: clean would remove two others.
 $(if $(word 2,$(VENV)),$(error VENV=$(VENV): spaces will not do here; name another: make VENV=.venv-other ...))
 
@@ -130,7 +134,7 @@ $(VENV)/.%: requirements/%.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@$(BIN)/python $(FITS) || { echo "Python $(KNOWN) is needed, and $(VENV) has" \
 		"$$($(BIN)/python --version 2>&1); remove it, or name another: make VENV=.venv-other ..." >&2; exit 1; }
-	@# Where make was interrupted while it made the environment, pip may not be in it yet.
+# Where make was interrupted while it made the environment, pip may not be in it yet.
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip >/dev/null
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@

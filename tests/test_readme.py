@@ -156,6 +156,18 @@ def test_make_takes_no_venv_with_a_space() -> None:
     assert "VENV=my env: spaces will not do" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["VENV", "RUNS", "MODELS", "DEMO", "SBOM"])
+@pytest.mark.parametrize("said", ["in the command", "in the environment"])
+def test_make_takes_no_empty_folder(name: str, said: str) -> None:
+    """``make export MODELS=$FOLDER`` without a FOLDER published into the current one."""
+    in_command = said == "in the command"
+    command = ["make", "--dry-run", "clean", *([f"{name}="] if in_command else [])]
+    environment = os.environ | ({} if in_command else {name: ""})
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"{name} is empty; name a folder, or leave it out" in done.stderr
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_links_to_is_there(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text())
