@@ -199,8 +199,8 @@ def test_the_training_job_ends_when_it_is_told_to(
         "python3", f"note() {{ {noted}; }}; trap 'note told; exit' TERM; note begun; {WAIT}"
     )
     namespace = ["unshare", "--pid", "--fork", "--kill-child"] if first else []
-    if first and subprocess.run([*namespace, "true"], capture_output=True).returncode:
-        pytest.skip("to be process 1 needs root")
+    if first and (os.geteuid() != 0 or not shutil.which("unshare")):
+        pytest.skip("to be process 1 needs root, and util-linux")
     job = subprocess.Popen(
         [*namespace, ROOT / "deploy/train_and_export.sh"],
         env={"PATH": f"{programs.folder}:{os.environ['PATH']}", "OUTPUT_DIR": "/output"},
