@@ -19,13 +19,13 @@ import numpy as np
 import uvloop
 
 from service.acceptor import Acceptor, Board
+from service.capacity import CPU_BATCH
 from service.cpus import usable_cpus
 from service.model import Model
 from service.pictures import decode
 from service.repository import load_repository
 
 WORKERS = usable_cpus()
-MAX_BATCH = 16
 LINE = '{"index":%d,"probability":%r}'
 
 
@@ -44,7 +44,7 @@ class Runner:
         self._waiting.append((decode(body, max_pixels=1 << 20), transport))
 
     def _run(self) -> None:
-        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        batch, self._waiting = self._waiting[:CPU_BATCH], self._waiting[CPU_BATCH:]
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._run)
         rows = self._model.run(np.stack([image for image, _ in batch]))

@@ -137,10 +137,16 @@ def _picture() -> bytes:
 
 
 @click.command()
-@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="An image's file system to start it in, which needs root. Default: this environment.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="Starts that count."
+)
 def main(root: Path | None, rounds: int) -> None:
-    """Start the service ROUNDS times, and print the medians."""
+    """Start the service over and over, and print the medians in milliseconds and megabytes."""
     picture = _picture()
     found: dict[str, list[float]] = {}
     for index in range(rounds + 1):

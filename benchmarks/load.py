@@ -182,14 +182,28 @@ def percentile(values: list[float], percent: float) -> float:
 
 @click.command()
 @click.argument("address")
-@click.option("--path", default="/predict", show_default=True)
-@click.option("--body", type=click.Path(path_type=Path, exists=True), multiple=True, required=True)
-@click.option("--content-type", default="image/png", show_default=True)
+@click.option("--path", default="/predict", show_default=True, help="With the query.")
+@click.option(
+    "--body",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    required=True,
+    help="A file to send; several are sent in turn.",
+)
+@click.option("--content-type", default="image/png", show_default=True, help="Of every body.")
 @click.option("--header", multiple=True, help='A further header line, as "Name: value".')
 @click.option("--expect", default="", help="What a right answer contains.")
-@click.option("--connections", type=click.IntRange(1, 10_000), default=8, show_default=True)
-@click.option("--seconds", type=float, default=5, show_default=True)
-@click.option("--warm-up", type=float, default=1, show_default=True, help="Seconds.")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 10_000),
+    default=8,
+    show_default=True,
+    help="Open at a time, each with one request on its way.",
+)
+@click.option("--seconds", type=float, default=5, show_default=True, help="That are measured.")
+@click.option(
+    "--warm-up", type=float, default=1, show_default=True, help="Seconds before, not measured."
+)
 @click.option("--rate", type=float, help="Requests a second; by default, as fast as they return.")
 def main(
     address: str,

@@ -1,11 +1,10 @@
 """How fast, how lean and how steady the service is, next to what the machine could do.
 
 python -m benchmarks.serving                     about four minutes; prints a Markdown table
-python -m benchmarks.serving --random            with random weights, before any net is trained
 
-In: a model repository (or none, with ``--random``). Out: a table with the median of the rounds for
-each case, and whether the project's bars are met. All runs are bounded and on loopback, with the
-load generator on the same CPUs. Within a round every case follows the others, so that what else
+In: a model repository. Out: a table with the median of the rounds for each case, and whether the
+project's bars are met. All runs are bounded and on loopback, with the load generator on the same
+CPUs. Within a round every case follows the others, so that what else
 the machine does hits all of them; shares of the ceiling are taken within a round.
 
 Ceiling: the same PNG decoded and run through ONNX Runtime in this process by one thread a CPU,
@@ -81,7 +80,7 @@ class Case:
         self.rates.append(report["rate"] * self.pictures)
         self.p50.append(report["statuses"]["200"]["p50"])
         self.p99.append(report["statuses"]["200"]["p99"])
-        self.cpu_ms.append(report["cpu_ms"])
+        self.cpu_ms.append(report["cpu_ms"] / self.pictures)
 
 
 @click.command()
@@ -90,18 +89,22 @@ class Case:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default="exported_models",
     show_default=True,
+    help="The model repository; its default model is asked.",
 )
-@click.option("--random", is_flag=True, help="Nets of the real size with random weights instead.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds of all cases."
+)
 @click.option("--seconds", type=float, default=4, show_default=True, help="Of each measurement.")
-@click.option("--overload-seconds", type=float, default=60, show_default=True)
-def main(models: Path, random: bool, rounds: int, seconds: float, overload_seconds: float) -> None:
+@click.option(
+    "--overload-seconds",
+    type=float,
+    default=60,
+    show_default=True,
+    help="Of twice the load that can be served.",
+)
+def main(models: Path, rounds: int, seconds: float, overload_seconds: float) -> None:
     """Measure the service and print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        if random:
-            from benchmarks.nets import write_nets
-
-            models = write_nets(Path(folder) / "exported_models")
         measure(models, Path(folder), rounds, seconds, overload_seconds)
 
 

@@ -40,13 +40,14 @@ WAYS = {
     "m": "this project, recipe modern",
     "c": "ImageDataGenerator.flow into fit, library defaults",
 }
-FREEZE_IMAGES = 8_000
-BATCH = RECIPES["article"].batch
+ARTICLE = RECIPES["article"]
+BATCH = ARTICLE.batch
+MEAN = 121.9  # grey level that a net's first layer takes off
 
 
 @click.command(help=(__doc__ or "").split("\n\n")[0])
 @click.option("--steps", default=20, show_default=True, help="Steps a round.")
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", default=5, show_default=True, help="Rounds of each way.")
 @click.option("--worker", type=click.Choice([*WAYS, "freeze"]), hidden=True)
 def main(steps: int, rounds: int, worker: str | None) -> None:
     """Run the rounds and print the table; with ``--worker``, be one of the ways."""
@@ -84,7 +85,8 @@ def main(steps: int, rounds: int, worker: str | None) -> None:
     finally:
         freezer.kill()
         freezer.wait()
-    print(f"\nOne freeze with {FREEZE_IMAGES:,} pictures, compilation included: {seconds:.1f} s")
+    pictures = ARTICLE.freeze_images
+    print(f"\nOne freeze with {pictures:,} pictures, compilation included: {seconds:.1f} s")
     found = versions()
     print(
         f"{hardware()}; {rounds} rounds of {steps} steps of {BATCH} pictures; "
@@ -142,7 +144,7 @@ def fused(images: Any, labels: Any, steps: int, recipe: str = "article") -> Any:
     from training.step import batch_indices, compiled
 
     chosen = replace(RECIPES[recipe], batch=BATCH)
-    fitter = compiled(nets.of_recipe(chosen, VARIANTS["relu_with_bn"], 121.9, 0), chosen, 0)
+    fitter = compiled(nets.of_recipe(chosen, VARIANTS["relu_with_bn"], MEAN, 0), chosen, 0)
     fitter.optimizer.build(fitter.trainable_variables)
     run = inner_loop(fitter, images, labels)
     number = 0
@@ -172,15 +174,12 @@ def ready_made(images: Any, labels: Any, steps: int) -> Any:
     """(b) The same optimizer, loss and metric on float batches that wait in memory."""
     import keras
 
-    from training import nets
+    from training import nets, optimizers
 
-    recipe = RECIPES["article"]
-    net = nets.logits_of(nets.build(VARIANTS["relu_with_bn"], 121.9, 0))
+    net = nets.logits_of(nets.of_recipe(ARTICLE, VARIANTS["relu_with_bn"], MEAN, 0))
     net.compile(
-        optimizer=keras.optimizers.RMSprop(
-            recipe.learning_rate, rho=recipe.rho, epsilon=recipe.epsilon
-        ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        optimizer=optimizers.build(ARTICLE),
+        loss=optimizers.loss(ARTICLE),
         metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
         jit_compile=False,
     )
@@ -202,7 +201,7 @@ def article(images: Any, labels: Any, steps: int) -> Any:
     from training import nets
 
     warnings.simplefilter("ignore")  # SciPy, about what the generator imports
-    net = nets.build(VARIANTS["relu_with_bn"], 121.9, 0)
+    net = nets.of_recipe(ARTICLE, VARIANTS["relu_with_bn"], MEAN, 0)
     net.compile(
         optimizer=keras.optimizers.RMSprop(1e-3),
         loss="categorical_crossentropy",
@@ -222,16 +221,17 @@ def article(images: Any, labels: Any, steps: int) -> Any:
 
 
 def freezing(images: Any, labels: Any, steps: int) -> Any:
-    """The population statistics of ``FREEZE_IMAGES`` pictures, in seconds."""
+    """The article's population statistics, in seconds."""
     from training import nets
     from training.freeze import population_statistics
 
-    net = nets.build(VARIANTS["relu_with_bn"], 121.9, 0)
+    net = nets.of_recipe(ARTICLE, VARIANTS["relu_with_bn"], MEAN, 0)
+    batch = ARTICLE.freeze_batch
 
     def one_round() -> float:
         started = time.perf_counter()
-        starts = [start % len(images) for start in range(0, FREEZE_IMAGES, BATCH)]
-        population_statistics(net, (images[start : start + BATCH] for start in starts))
+        starts = [start % len(images) for start in range(0, ARTICLE.freeze_images, batch)]
+        population_statistics(net, (images[start : start + batch] for start in starts))
         return time.perf_counter() - started
 
     return one_round
@@ -256,4 +256,4 @@ def timed(step: Any, steps: int) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m benchmarks.training")
