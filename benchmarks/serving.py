@@ -4,8 +4,8 @@ python -m benchmarks.serving                     about four minutes; prints a Ma
 
 In: a model repository. Out: a table with the median of the rounds for each case, and whether the
 project's bars are met. All runs are bounded and on loopback, with the load generator on the same
-CPUs. Within a round every case follows the others, so that what else
-the machine does hits all of them; shares of the ceiling are taken within a round.
+CPUs. Within a round every case follows the others, so that what else the machine does hits all of
+them; shares of the ceiling are taken within a round.
 
 Ceiling: the same PNG decoded and run through ONNX Runtime in this process by one thread a CPU,
 without HTTP; for tensors of 32 pictures, ONNX Runtime alone on such a batch in each thread. Memory

@@ -53,14 +53,23 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--variant", help="The variant that answers; by default, the repository's default.")
-@click.option("--version", type=click.IntRange(1), help="Its version; by default, the current.")
-@click.option("--top-k", type=click.IntRange(1, 100), default=5, show_default=True)
+@click.option("--variant", help="The variant that answers. Default: the repository's default.")
+@click.option("--version", type=click.IntRange(1), help="Its version. Default: the current one.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    help="How many classes a picture, the likeliest first.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file.")
 def predict(
     files: tuple[Path, ...], variant: str | None, version: int | None, top_k: int, as_json: bool
 ) -> None:
-    """Classify FILES. A file that cannot be used is named, and the exit status is 1."""
+    """Classify FILES with a model of MODELS_DIR, without a server.
+
+    A file that cannot be used is named, and the exit status is 1.
+    """
     from service.answers import answered_by, top
     from service.repository import UnknownModelError
 
@@ -93,7 +102,7 @@ def predict(
 
 @cli.command()
 def models() -> None:
-    """List the models, checked and warmed up.
+    """List the models of MODELS_DIR, checked and warmed up.
 
     + marks the current version of each variant, which answers where none is asked for, and * that
     of the default variant.

@@ -188,9 +188,9 @@ SETTINGS = (
         "API_KEYS",
         NONE,
         _keys,
-        "keys, separated by commas; every request must bring one, as Authorization: Bearer <key> "
-        "or X-API-Key: <key>, except to the health routes and for the page's scripts, styles and "
-        "examples; none: no key is needed",
+        "keys of 16 to 256 characters, separated by commas; every request must bring one, as "
+        "Authorization: Bearer <key> or X-API-Key: <key>, except to the health routes and for the "
+        "page's scripts, styles and examples; none: no key is needed",
         secret=True,
     ),
     Setting(
@@ -219,7 +219,7 @@ SETTINGS = (
         "LOG_LEVEL",
         "info",
         _choice("debug", "info", "warning", "error"),
-        "least severe log line that is written",
+        "least severe log line that is written: debug, info, warning or error",
     ),
 )
 

@@ -23,6 +23,7 @@ from training.recipes import RECIPES
 from training.variants import VARIANTS
 
 LEAST_SHARE = 1e-4  # of a GPU: what Ray counts them in
+_EPOCHS = ", ".join(f"{each.steps_per_epoch:,} ({name})" for name, each in RECIPES.items())
 
 
 @click.group()
@@ -40,10 +41,22 @@ def main() -> None:
 @seeds_option
 @data_option
 @runs_option
-@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps of a whole run.")
-@click.option("--epochs", type=click.IntRange(min=1), help="The same, in the recipe's epochs.")
-@click.option("--batch", type=click.IntRange(min=2), help="Pictures a step.")
-@click.option("--learning-rate", type=Finite(min=0, min_open=True))
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Optimizer steps of a whole run. Default: the recipe's.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    help=f"In place of --steps; an epoch is {_EPOCHS} steps.",
+)
+@click.option("--batch", type=click.IntRange(min=2), help="Pictures a step. Default: the recipe's.")
+@click.option(
+    "--learning-rate",
+    type=Finite(min=0, min_open=True),
+    help="The highest, where there is a schedule. Default: the recipe's.",
+)
 @click.option(
     "--hold-out",
     type=click.IntRange(min=0),
@@ -182,13 +195,16 @@ def freeze(
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Which trial of each.",
+    help="The seed of the trial that is exported of each.",
 )
 @data_option
 @runs_option
 @models_option
 @click.option(
-    "--replace", "replace_last", is_flag=True, help="Replace the newest version of the recipe."
+    "--replace",
+    "replace_last",
+    is_flag=True,
+    help="Put the net in the place of its recipe's newest version. Default: it is a new one.",
 )
 @click.option(
     "--default",
@@ -283,7 +299,7 @@ def compare(recipe: str, runs: Path, to: Path) -> None:
     type=Words(list(VARIANTS)),
     default="relu_with_bn,sigmoid_with_bn",
     show_default=True,
-    help="Which nets.",
+    help="Which nets; those without batch normalization are left out.",
 )
 @seeds_option
 @data_option
@@ -319,7 +335,9 @@ def ablate(
 
 
 @main.command()
-@click.option("--to", type=PATH, default=Path("demo"), show_default=True, help="The folder.")
+@click.option(
+    "--to", type=PATH, default=Path("demo"), show_default=True, help="The folder for all of it."
+)
 @told
 def demo(to: Path) -> None:
     """Fit, freeze, export, serve and ask: the whole way, on drawn pictures, in minutes."""
