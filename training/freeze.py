@@ -68,8 +68,8 @@ def population_statistics(
             mean,
             variance,
             layer.axis,
-            offset=original.beta if original.center else None,
-            scale=original.gamma if original.scale else None,
+            offset=original.beta,
+            scale=original.gamma,
             epsilon=layer.epsilon,
         )
 

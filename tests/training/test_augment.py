@@ -115,6 +115,9 @@ def test_parameters_have_the_generators_distributions() -> None:
 def test_no_flip_means_none() -> None:
     *_, flip = random_parameters(Augmentation(flip=False), 1000, keras.random.SeedGenerator(3))
     assert not np.array(flip).any()
+    moved = Augmentation(shear=0, zoom=0, shift=4, flip=False)
+    *_, flip = random_shifts(moved, 1000, keras.random.SeedGenerator(3))
+    assert not np.array(flip).any()
 
 
 def test_shifts_are_whole_pixels_all_equally_likely() -> None:

@@ -178,6 +178,19 @@ def test_a_net_without_running_statistics_is_copied_and_the_record_says_so(
         np.testing.assert_array_equal(old, new)
 
 
+def test_the_pictures_counted_in_are_from_anywhere_in_the_training_set(
+    sigmoid_with_bn: Any, copy_of: Callable[[Any], Path], seen: list[np.ndarray]
+) -> None:
+    """Of a set that is sorted by class, the first ones would be of a few classes."""
+    data = sigmoid_with_bn.data
+    freeze(copy_of(sigmoid_with_bn), data, images=400)
+    place = {picture.tobytes(): n for n, picture in enumerate(data.train_images)}
+    places = [place[picture.tobytes()] for batch in seen for picture in batch]
+    assert len(set(places)) == len(places) == 400
+    quarters = np.bincount(np.array(places) * 4 // len(data.train_images), minlength=4)
+    assert quarters.min() > 50
+
+
 def test_pictures_held_out_are_not_counted_in(
     small_dataset: Any, tmp_path: Path, seen: list[np.ndarray]
 ) -> None:
