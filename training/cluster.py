@@ -70,7 +70,7 @@ def run_on_ray(
     try:
         import ray
     except ImportError as error:
-        raise TrialError("--ray wants Ray: pip install ray") from error
+        raise TrialError("--ray wants Ray: make setup, or pip install ray") from error
     import keras
 
     threads = threads_told(THREADS) or 1

@@ -118,7 +118,9 @@ def _import_keras() -> None:
         import_quietly("keras")
     except (ImportError, ValueError) as error:
         if getattr(error, "name", None) == "keras":
-            raise
+            raise click.ClickException(
+                "Keras is not installed here; make setup installs all that training needs"
+            ) from error
         chosen = os.environ.get("KERAS_BACKEND") or "not set"
         raise click.ClickException(
             f"Keras' backend cannot be loaded ({error}); KERAS_BACKEND is {chosen}: set it to "

@@ -46,6 +46,17 @@ def test_a_backend_that_is_not_there_is_named_with_those_that_work(
     assert done.stderr.endswith(f"KERAS_BACKEND is {backend}: set it to tensorflow or jax\n")
 
 
+def test_where_only_the_service_is_installed_what_installs_the_rest_is_said() -> None:
+    program = "import sys; sys.modules['keras'] = None; from training.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "train"], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "Error: Keras is not installed here; make setup installs all that training needs\n"
+    )
+
+
 @pytest.mark.parametrize("command", ["train", "freeze", "export", "ablate"])
 def test_data_for_a_recipe_that_draws_its_pictures_is_refused(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
