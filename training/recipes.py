@@ -8,7 +8,7 @@ About 1.10 PFLOP a net.
 
 ``modern`` fits the same nets with Muon, a schedule and bfloat16, 64 passes again. Frozen, they
 should then reach 68.3 % (ReLU with BN), 67.7 % (sigmoid with BN), 65.6 % (ReLU without) and 65.5 %
-(sigmoid without); one seed each, of the ReLU nets two.
+(sigmoid without); two seeds each, of sigmoid with it one.
 
 ``demo`` fits the drawn pictures of ``training.synthetic`` in about a minute on two cores.
 """
