@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.deploy.container import LIMIT, ROOT
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_make_goes_on_with_an_environment_in_whose_making_it_was_interrupted(
     tmp_path: Path,
 ) -> None:

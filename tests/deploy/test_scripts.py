@@ -186,6 +186,7 @@ def test_the_training_job_publishes_the_first_of_its_seeds(programs: Programs, s
     assert export.split("--seed ")[1].split()[0] == "0"
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("first", [True, False], ids=["as-process-1", "as-another"])
 def test_the_training_job_ends_when_it_is_told_to(
