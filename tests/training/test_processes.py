@@ -110,6 +110,7 @@ def test_a_trial_whose_processes_die_is_given_up_after_three(
     assert [line.rpartition(", ")[2] for line in said] == ["goes on", "goes on", "given up"]
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_the_queue_ends_with_the_command(way: signal.Signals, tmp_path: Path) -> None:
     parent = subprocess.Popen(
