@@ -102,7 +102,7 @@ def open_picture(data: bytes, *, max_pixels: int) -> Picture:
             image = Image.open(BytesIO(data), formats=[kind])
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise PictureTooLargeError(
-                f"the picture has far more than the {max_pixels:,} pixels that are decoded here; "
+                f"the picture has more than the {max_pixels:,} pixels that are decoded here; "
                 "scale it down"
             ) from None
         if kind == "WebP":
