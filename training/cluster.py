@@ -30,9 +30,9 @@ from training.spread import (
     DEATHS,
     SHARING,
     failure,
-    is_done,
     left_to_do,
     raise_failures,
+    record_if_done,
     run_in_turn,
     with_threads,
 )
@@ -105,7 +105,7 @@ def run_on_ray(
             try:
                 node, files = ray.get(done)
                 unpack(files, trial.folder, say)
-                if not is_done(trial):
+                if record_if_done(trial) is None:
                     raise TrialError(f"{trial.folder}: another process took it further meanwhile")
             except Exception as error:  # whatever the task raised, or Ray about its worker
                 said = str(error).strip() or type(error).__name__

@@ -31,9 +31,10 @@ from training.trial import (
     Trial,
     TrialError,
     check_same,
+    is_fitted,
     locked,
+    nothing_to_fit,
     read_record,
-    recipe_of,
     write_own,
     write_record,
 )
@@ -78,11 +79,8 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
         configuration = trial.configuration(whole, training_mean)
         if record is not None:
             check_same(trial.folder, record, configuration)
-            outcome = record.get("outcome")
-            if outcome and (
-                outcome["stopped_early"] or recipe_of(record).steps >= trial.recipe.steps
-            ):
-                say(f"{trial.folder}: done already ({outcome['steps']:,} steps), nothing to fit")
+            if is_fitted(record, trial.recipe.steps):
+                say(nothing_to_fit(trial.folder, record))
                 return record
         net = nets.of_recipe(trial.recipe, trial.variant, training_mean, trial.seed)
         fitter = compiled(net, trial.recipe, trial.seed)

@@ -29,7 +29,15 @@ from typing import Any
 
 from service.cpus import usable_cpus
 from training.environment import JAX_THREADS, THREADS
-from training.trial import BusyError, Trial, TrialError, check_same, read_record, recipe_of
+from training.trial import (
+    BusyError,
+    Trial,
+    TrialError,
+    check_same,
+    is_fitted,
+    nothing_to_fit,
+    read_record,
+)
 
 DEATHS = 3  # of a trial's process, after which it is given up
 BUSY_SECONDS = 1.0  # between two looks at a trial that another process works on
@@ -63,20 +71,20 @@ def command(trial: Trial, data: Path | None) -> list[str]:
     return [sys.executable, "-m", "training", "train", *words]
 
 
-def is_done(trial: Trial) -> bool:
-    """Whether ``trial`` is frozen in its folder, after as many steps as asked for or more.
+def record_if_done(trial: Trial) -> dict[str, Any] | None:
+    """The record of ``trial`` if it is frozen in its folder, after as many steps as asked for or
+    more; otherwise None.
 
     Raises ``TrialError`` where the folder holds another trial, as far as its record tells without
     the data, or a record that cannot be read.
     """
     record = read_record(trial.folder)
     if record is None:
-        return False
+        return None
     asked = {name: value for name, value in asdict(trial).items() if name != "runs"}
     check_same(trial.folder, record, record["configuration"] | asked)
-    if record["status"] != "frozen":
-        return False
-    return bool(record["outcome"]["stopped_early"] or recipe_of(record).steps >= trial.recipe.steps)
+    done = record["status"] == "frozen" and is_fitted(record, trial.recipe.steps)
+    return record if done else None
 
 
 def left_to_do(trials: list[Trial], say: Callable[[str], None]) -> tuple[list[Trial], list[str]]:
@@ -84,10 +92,11 @@ def left_to_do(trials: list[Trial], say: Callable[[str], None]) -> tuple[list[Tr
     left, failures = [], []
     for trial in trials:
         try:
-            if is_done(trial):
-                say(f"{trial.folder}: done already")
-            else:
+            record = record_if_done(trial)
+            if record is None:
                 left.append(trial)
+            else:
+                say(nothing_to_fit(trial.folder, record))
         except Exception as error:  # whatever a record brings: the other trials have none of it
             failures.append(failure(trial, str(error)))
     return left, failures

@@ -204,6 +204,17 @@ def variant_of(record: dict[str, Any]) -> Variant:
     return Variant(**record["configuration"]["variant"])
 
 
+def is_fitted(record: dict[str, Any], steps: int) -> bool:
+    """Whether ``record`` is of a fit that ended, after ``steps`` or more or by its patience."""
+    outcome = record.get("outcome")
+    return bool(outcome and (outcome["stopped_early"] or recipe_of(record).steps >= steps))
+
+
+def nothing_to_fit(folder: Path, record: dict[str, Any]) -> str:
+    """What to say of a trial that is ``is_fitted`` as far as it was asked for."""
+    return f"{folder}: done already ({record['outcome']['steps']:,} steps), nothing to fit"
+
+
 def check_same(
     there: Path,
     record: dict[str, Any],

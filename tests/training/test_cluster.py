@@ -202,7 +202,9 @@ def test_another_trial_and_a_longer_one_are_not_overwritten(ray: Ray, small_data
     before = contents(trial.folder)
     with pytest.raises(TrialError, match=r"holds another trial \(recipe.batch is 4 there and 8"):
         asked_of_ray(make_trial(3, batch=8))
-    assert asked_of_ray(make_trial(2)) == [f"{trial.folder}: done already"]
+    assert asked_of_ray(make_trial(2)) == [
+        f"{trial.folder}: done already (3 steps), nothing to fit"
+    ]
     assert contents(trial.folder) == before
     assert not ray.asked
 

@@ -115,7 +115,9 @@ def test_where_all_is_done_the_data_need_not_be_there(
         run_in_turn([Trial(asked, VARIANTS["relu_without_bn"], 0, runs)], None, said.append)
 
     run(recipe.steps)
-    assert said == [f"{relu_without_bn.folder}: done already"]
+    assert said == [
+        f"{relu_without_bn.folder}: done already ({recipe.steps} steps), nothing to fit"
+    ]
     with pytest.raises(DataError):
         run(recipe.steps + 1)
 
