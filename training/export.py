@@ -80,10 +80,10 @@ def export(
     A net that no listed version holds becomes the next version, and that version answers where none
     is asked for, unless ``promote`` is false: then whichever did before goes on. With
     ``replace_last`` it takes the place of its recipe's newest version, where there is one, and what
-    that answered, it answers. A net that is published already is
-    left as it is, whichever version it is. A version whose file is not as listed gives its place to
-    a net of its recipe. Raises ``TrialError`` where the trial is not frozen, ``ExportError`` where
-    the graph or its parity is not as promised, or the repository cannot take it.
+    that answered, it answers. A net that is published already is left as it is, whichever version
+    it is. A version whose file is not as listed gives its place to a net of its recipe. Raises
+    ``TrialError`` where the trial is not frozen, ``ExportError`` where the graph or its parity is
+    not as promised, or the repository cannot take it.
     """
     record, net = read_frozen(folder)
     check_data(folder, record, dataset)
@@ -104,7 +104,6 @@ def export(
         _refuse(models, card, default)  # another export may have been here since
         manifest = read_manifest(models)
         own = [entry for entry in listed(models) if entry.variant == card.variant]
-        newest = max((entry.version for entry in own), default=0)
         before = manifest.find(card.variant) if manifest else None
         same = find_same(models, own, card, model, pictures)
         if same and is_as_listed(models, same):
@@ -116,14 +115,8 @@ def export(
             write_manifest(models, manifest, changed)
             _say_default(models, manifest, changed, say)
             return same
-        of_recipe = [each for each in own if each.recipe == card.recipe]
-        lost = [each for each in of_recipe if not is_as_listed(models, each)]
-        places = of_recipe if replace_last else lost
-        if same:  # in its place, but not as listed
-            version = same.version
-        else:
-            version = max((each.version for each in places), default=newest + 1)
-        promoted = promote and version > newest
+        version = same.version if same else _place(models, own, card.recipe, replace_last)
+        promoted = promote and all(version > each.version for each in own)
         entry = Entry(
             variant=card.variant,
             version=version,
@@ -151,6 +144,15 @@ def export(
         )
     _say_default(models, manifest, new, say)
     return entry
+
+
+def _place(models: Path, own: list[Entry], recipe: str, replace_last: bool) -> int:
+    """The version that a net of ``recipe`` becomes, beside the entries of its variant, ``own``."""
+    of_recipe = [each for each in own if each.recipe == recipe]
+    lost = [each for each in of_recipe if not is_as_listed(models, each)]
+    places = of_recipe if replace_last else lost
+    following = max((each.version for each in own), default=0) + 1
+    return max((each.version for each in places), default=following)
 
 
 def _say_default(
