@@ -129,6 +129,21 @@ def reduced_over(axis: int | None) -> onnx.ModelProto:
     )
 
 
+def reduced_of_nobody_knows_what() -> onnx.ModelProto:
+    """The last axis of a tensor whose number of axes cannot be told: the first, if it has one."""
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])
+    shape = onnx.helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, ["axes"])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    nodes = [
+        onnx.helper.make_node("Reshape", ["x", "shape"], ["r"]),
+        onnx.helper.make_node("ReduceMean", ["r"], ["y"], axes=[-1]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "one", [x, shape], [y])
+    return onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    )
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
@@ -138,6 +153,7 @@ def reduced_over(axis: int | None) -> onnx.ModelProto:
         (node_graph("ReduceSumSquare", axes=[1, 0]), "it holds ReduceSumSquare over pictures"),
         (reduced_over(0), "it holds ReduceMean over pictures"),
         (reduced_over(None), "it holds ReduceMean over pictures"),  # it may be
+        (reduced_of_nobody_knows_what(), "it holds ReduceMean over pictures"),
         (node_graph("Dropout"), "it holds Dropout"),
         (node_graph("RandomUniformLike"), "it holds RandomUniformLike"),
         (node_graph("Bernoulli"), "it holds Bernoulli"),
@@ -171,6 +187,8 @@ def hidden(where: str) -> onnx.ModelProto:
         inner = onnx.helper.make_node("If", ["c"], ["r"], then_branch=branch, else_branch=branch)
         branch = onnx.helper.make_graph([inner], "outer", [], [r])
     node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    if where == "one of many bodies":
+        node = onnx.helper.make_node("Many", [], ["y"], bodies=[branch])
     if where == "function":
         functions = [onnx.helper.make_function("ai.onnx", "Fun", [], ["r"], [random], imports)]
         node = onnx.helper.make_node("Fun", [], ["y"], domain="ai.onnx")
@@ -178,7 +196,9 @@ def hidden(where: str) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=8)
 
 
-@pytest.mark.parametrize("where", ["branch", "branch of a branch", "function"])
+@pytest.mark.parametrize(
+    "where", ["branch", "branch of a branch", "one of many bodies", "function"]
+)
 def test_what_hides_inside_the_graph_is_found_too(where: str) -> None:
     with pytest.raises(ExportError, match="training mode: it holds RandomUniform"):
         check_inference_graph(hidden(where))

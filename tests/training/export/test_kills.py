@@ -110,6 +110,22 @@ def test_a_file_that_is_not_as_listed_is_published_again(
     assert load_repository(own).get("relu_with_bn", 1).sha256 == entry.sha256
 
 
+def test_an_older_version_that_is_not_as_listed_is_mended_in_its_own_place(
+    own: Path, relu_with_bn: Any, nudged: Path, dataset: Dataset
+) -> None:
+    """Not in the last one's, even where that may be replaced."""
+    second = export(nudged, dataset, own)
+    manifest = json.loads((own / "manifest.json").read_text())
+    manifest["models"][0]["sha256"] = "0" * 64
+    (own / "manifest.json").write_text(json.dumps(manifest))
+    first = export(relu_with_bn.folder, dataset, own, replace_last=True)
+    served = load_repository(own).models["relu_with_bn"]
+    assert {version: model.sha256 for version, model in served.items()} == {
+        1: first.sha256,
+        2: second.sha256,
+    }
+
+
 def test_a_file_that_is_lost_is_published_again_in_its_place(
     own: Path, relu_with_bn: Any, dataset: Dataset
 ) -> None:

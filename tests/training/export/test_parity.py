@@ -101,3 +101,12 @@ def test_no_rounding_excuses_what_the_service_would_refuse(
     wild = changed(relu_with_bn.frozen, kernel=3e3)
     with pytest.raises(ExportError, match=rf"\(allowed: {MOST:.1e}; Keras' own rounding"):
         measure_parity(wild, model, dataset.test_images)
+
+
+def test_a_net_that_answers_no_number_is_refused(
+    relu_with_bn: Any, model: Any, dataset: Dataset
+) -> None:
+    """Not a number is not more than is allowed either, if one asks the wrong way round."""
+    broken = changed(relu_with_bn.frozen, kernel=float("nan"))
+    with pytest.raises(ExportError, match="differs from Keras by up to nan"):
+        measure_parity(broken, model, dataset.test_images)

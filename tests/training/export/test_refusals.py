@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,27 @@ def test_nets_of_another_data_set_are_refused_and_leave_the_labels_alone(
         with pytest.raises(ExportError, match=says):
             export(trial.folder, dataset, own)
     assert contents(own) == before
+
+
+def test_nets_of_another_data_set_that_come_during_the_proof_are_seen(
+    own: Path,
+    relu_without_bn: Any,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The folder is held for the publishing alone: the proof takes long."""
+    models = tmp_path / "shared"
+
+    def prove(*arguments: Any) -> Any:
+        manifest = Path(shutil.copytree(own, models, dirs_exist_ok=True)) / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"synthetic"', '"cifar100"'))
+        return measure_parity(*arguments)
+
+    monkeypatch.setattr(training.export, "measure_parity", prove)
+    with pytest.raises(ExportError, match=r"holds nets of cifar100 .*this is of synthetic"):
+        export(relu_without_bn.folder, dataset, models)
+    assert "relu_without_bn" not in (models / "manifest.json").read_text()
 
 
 def test_other_pictures_under_the_same_name_are_refused(

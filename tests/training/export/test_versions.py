@@ -54,6 +54,16 @@ def test_another_net_becomes_the_next_version(own: Path, nudged: Path, dataset: 
     np.testing.assert_allclose(served.run(images), keras_answers(net, images), atol=1e-5)
 
 
+def test_the_same_fit_frozen_otherwise_is_another_net(
+    own: Path, nudged: Path, dataset: Dataset
+) -> None:
+    record = read_record(nudged)
+    assert record is not None
+    record["outcome"]["seconds"] -= 1  # as of the net that is published: it answers otherwise
+    write_record(nudged, record)
+    assert export(nudged, dataset, own).version == 2
+
+
 def test_another_net_takes_the_last_ones_place_if_asked_to(
     own: Path, nudged: Path, dataset: Dataset
 ) -> None:
