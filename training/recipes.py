@@ -7,8 +7,8 @@ pictures. It should reach, on the 10,000 test pictures with the moving averages 
 About 1.10 PFLOP a net.
 
 ``modern`` fits the same nets with Muon, a schedule and bfloat16, 64 passes again. Frozen, they
-should then reach 68.3 % (ReLU with BN), 67.7 % (sigmoid with BN), 65.6 % (ReLU without) and 65.5 %
-(sigmoid without); two seeds each, of sigmoid with it one.
+should then reach 68.3 % (ReLU with BN), 67.6 % (sigmoid with BN), 65.6 % (ReLU without) and 65.5 %
+(sigmoid without), means of two seeds each.
 
 ``demo`` fits the drawn pictures of ``training.synthetic`` in about a minute on two cores.
 """
