@@ -21,6 +21,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 PATIENCE = 0.003
 SHORTAGE = 0.1
@@ -164,10 +165,11 @@ class Acceptor:
             self._loop.connect_accepted_socket(self._protocol, connection)
         )
         self._begun.add(begun)
-        begun.add_done_callback(self._has_begun)
+        begun.add_done_callback(partial(self._has_begun, connection))
         return True
 
-    def _has_begun(self, task: asyncio.Task[object]) -> None:
+    def _has_begun(self, connection: socket.socket, task: asyncio.Task[object]) -> None:
         self._begun.discard(task)
         if task.cancelled() or task.exception() is not None:
+            connection.close()
             self.ended()
