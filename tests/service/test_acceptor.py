@@ -7,12 +7,14 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service.acceptor import RESERVED, Acceptor, Board
+import service.acceptor
+from service.acceptor import RESERVED, TOLERANCE, Acceptor, Board
 from service.serving import SHED
 from tests.service.clients import connect, head_of
 from tests.service.processes import peers
@@ -52,7 +54,8 @@ def test_connections_that_come_at_once_are_shared_out_evenly(models_dir: Path, c
             assert time.monotonic() < end
         found = shares(server, processes, count)
     assert sum(found) == count
-    assert max(found) - min(found) <= 2
+    # A busy machine may be late for its turn, and many need not be quite even.
+    assert max(found) - min(found) <= 2 + count // TOLERANCE
 
 
 def test_whoever_has_more_takes_what_the_other_leaves_for_too_long(
@@ -84,6 +87,72 @@ def test_whoever_has_more_takes_what_the_other_leaves_for_too_long(
         return least
 
     assert asyncio.run(main()) == 0
+
+
+class Quiet(asyncio.Protocol):
+    """Says nothing, and goes when the other side does."""
+
+
+async def accepted(
+    listener: socket.socket,
+    board: Board,
+    count: int,
+    protocol: Callable[[], asyncio.BaseProtocol] = Quiet,
+    *,
+    own: int = 0,
+    **limits: Any,
+) -> int:
+    """How many a worker that has ``own`` counts a moment after ``count`` have come at once."""
+    acceptor = Acceptor(listener, protocol, board, 1, **limits)
+    board[1] = own
+    address = listener.getsockname()
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(address))
+        await asyncio.sleep(0.2)
+        found = board[1]
+        acceptor.close()
+    await asyncio.sleep(0.05)
+    return found
+
+
+def test_of_many_a_few_more_or_less_make_no_difference(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.acceptor, "PATIENCE", 60)
+    board = Board(2)
+    board[0] = 64
+    assert asyncio.run(accepted(listener, board, 3, own=70)) == 73
+
+
+def test_but_not_a_whole_share(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.acceptor, "PATIENCE", 60)
+    board = Board(2)
+    board[0] = 64
+    assert asyncio.run(accepted(listener, board, 3, own=80)) == 80
+
+
+@pytest.mark.parametrize(("count", "sheds"), [(2, False), (3, True)])
+def test_nobody_is_sent_away_for_whom_there_is_room(
+    count: int, sheds: bool, listener: socket.socket
+) -> None:
+    shed: list[int] = []
+    found = asyncio.run(accepted(listener, Board(2), count, most=2, shed=lambda: shed.append(1)))
+    assert (found, bool(shed)) == (2, sheds)
+
+
+def test_a_connection_that_cannot_begin_does_not_count(listener: socket.socket) -> None:
+    def fails() -> asyncio.Protocol:
+        raise RuntimeError("no protocol")
+
+    assert asyncio.run(accepted(listener, Board(2), 3, fails)) == 0
+
+
+def test_who_closes_leaves_the_board(listener: socket.socket) -> None:
+    board = Board(2)
+    board[0] = 7
+    asyncio.run(accepted(listener, board, 1))
+    assert board.least() == 7
 
 
 def test_who_has_left_does_not_count() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -133,6 +134,32 @@ def test_a_large_request_leaves_room_and_its_rest_is_behind_whoever_came_meanwhi
             *(("large", 16), ("other", 16), ("small", 32)),
             *(("large", 16), ("other", 4), ("large", 32)),
         ]
+
+    in_loop(main)
+
+
+def test_a_large_request_is_let_in_where_there_is_room_for_its_first_pictures() -> None:
+    async def main() -> None:
+        decoding, held = Decoding(4, 2), Held(count=2)
+        first = begin(decoding, held, 2)
+        await until(held.begun.is_set)
+        large = begin(decoding, lambda _: iter(range(9)), 9)
+        await until(lambda: decoding.images == 4)
+        held.free.set()
+        assert (await first, await large) == (["decoded"] * 2, list(range(9)))
+
+    in_loop(main)
+
+
+def test_what_is_answered_is_not_kept_until_its_deadline() -> None:
+    class Pixels:
+        """What ``weakref`` can point to."""
+
+    async def main() -> None:
+        (pixels,) = await begin(Decoding(1, 1), does(Pixels), seconds=60)
+        kept = weakref.ref(pixels)
+        del pixels
+        await until(lambda: kept() is None)
 
     in_loop(main)
 

@@ -19,6 +19,7 @@ from service.logs import JsonFormatter
 from service.settings import Settings
 from service.state import state_of
 from tests.service.hostile import PHOTO
+from tests.service.oip import document, post
 from tests.service.test_api import multipart
 from tests.service.tiny import encode
 
@@ -68,6 +69,17 @@ def test_a_line_says_what_was_asked_who_answered_and_how_much_it_took(
     assert (line["variant"], line["status"]) == ("relu_with_bn", 200)
     assert (line["bytes_in"], line["bytes_out"]) == (len(PNG), len(response.data))
     assert 0 < line["ms"] < 60_000
+
+
+def test_who_answers_by_the_open_inference_protocol_is_said_too(
+    client: FlaskClient, lines: Lines
+) -> None:
+    assert post(client, document()).status_code == 200
+    assert post(client, {}).status_code == 400
+    assert [(line["variant"], line["status"]) for line in lines()] == [
+        ("relu_with_bn", 200),
+        ("relu_with_bn", 400),
+    ]
 
 
 def test_the_route_is_the_rule_and_absent_where_none_matches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -182,6 +183,17 @@ def test_content_encodings(client: FlaskClient, body: Any, encoding: str, status
     else:
         assert_error(response, status)
     assert (response.headers.get("Accept-Encoding") is not None) == (status == 415)
+
+
+def test_no_more_is_inflated_than_is_allowed(client: FlaskClient) -> None:
+    bomb = gzip.compress(bytes(200 << 20), mtime=0)  # 200 kB, of 200 MB
+    tracemalloc.start()
+    try:
+        assert_error(post(client, bomb, Content_Encoding="gzip"), 413, "once it is inflated")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 10 << 20
 
 
 def test_bodies_and_tensors_have_their_ceilings(client: FlaskClient) -> None:

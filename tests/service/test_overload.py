@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 from dataclasses import replace
@@ -12,6 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
+import service.gate
 from service.app import create_app
 from service.settings import Settings
 from service.state import state_of
@@ -76,6 +78,31 @@ def test_refusals_are_logged_once_a_second_with_their_count(
         for _ in range(100):
             crowded.post("/predict", data=PNG)
     assert 1 <= len(caplog.records) <= 2
+
+
+def test_the_rest_of_a_burst_is_logged_though_nobody_comes_after_it(
+    app: Flask,
+    crowded: FlaskClient,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service.gate, "LOG_SECONDS", 0.05)
+    gate: Any = app.wsgi_app
+    environ = EnvironBuilder(path="/predict", method="POST").get_environ()
+
+    async def main() -> None:
+        for _ in range(4):
+            gate.refusal(environ)
+        async with asyncio.timeout(5):
+            while len(caplog.records) < 2:
+                await asyncio.sleep(0.01)
+
+    with caplog.at_level(logging.WARNING, logger="service.gate"):
+        asyncio.run(main())
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "refused 1 requests",
+        "refused 3 requests",
+    ]
 
 
 def test_refusals_are_counted_by_their_reason_which_the_log_names_with_its_setting(

@@ -69,9 +69,13 @@ def test_of_colours_one_alone_is_transparent(depth: int) -> None:
 
 def test_of_a_colour_that_needs_more_bits_than_there_are_the_lowest_count() -> None:
     """PNG specification, section 11.3.1.1: "the least significant bits are used"."""
-    grey = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 4
-    got = decode(written(grey, 2, (0xFF01,)), max_pixels=SIDE**2)
-    np.testing.assert_array_equal(got, shown(grey, 2, (1,)))
+    for depth, key in ((2, 0xFF05), (4, 0x00F5), (8, 0x0155)):
+        grey = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % (1 << depth)
+        got = decode(written(grey, depth, (key,)), max_pixels=SIDE**2)
+        np.testing.assert_array_equal(got, shown(grey, depth, (key % (1 << depth),)))
+    colours = np.broadcast_to(np.arange(SIDE * SIDE).reshape(SIDE, SIDE, 1) % 256, (SIDE, SIDE, 3))
+    got = decode(written(colours, 8, (0x0155, 0x0255, 0x8055)), max_pixels=SIDE**2)
+    np.testing.assert_array_equal(got, shown(colours, 8, (0x55,) * 3))
 
 
 def test_a_picture_on_its_side_is_transparent_in_the_same_places() -> None:

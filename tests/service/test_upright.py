@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.pictures import decode
-from service.upright import MOST_ENTRIES, orientation
+from service.upright import MOST_ENTRIES, MOST_XMP, orientation
 from tests.service.hostile import PHOTO, chunk
 from tests.service.tiny import encode
 
@@ -49,6 +49,22 @@ def test_both_orders_of_bytes_are_read(order: str) -> None:
         assert orientation(exif(turn, order=order, before=20), None) == turn
     assert orientation(exif(1, order=order), None) is None
     assert orientation(exif(9, order=order), None) is None
+
+
+def test_an_orientation_that_is_no_short_is_none() -> None:
+    """EXIF 2.32, section 4.6.4: one SHORT. A LONG, or a RATIONAL's place, may look like one."""
+    for order in "<>":
+        for kind in (4, 5):
+            block = exif(6, order=order)
+            entry = struct.pack(f"{order}HH", 0x0112, 3)
+            other = block.replace(entry, struct.pack(f"{order}HH", 0x0112, kind))
+            assert other != block
+            assert orientation(other, None) is None
+
+
+def test_xmp_is_read_to_a_bound() -> None:
+    assert orientation(None, XMP.rjust(MOST_XMP)) == 6
+    assert orientation(None, XMP.rjust(MOST_XMP + len(XMP))) is None
 
 
 def test_exif_counts_before_xmp() -> None:
