@@ -76,6 +76,37 @@ def test_one_that_is_cut_off_leaves_nothing_held() -> None:
     assert (caught.value.taken, bodies.held) == (4, 0)
 
 
+def test_one_whose_reading_fails_leaves_nothing_held() -> None:
+    def fail() -> None:
+        raise KeyError
+
+    bodies = make_bodies(100)
+    with pytest.raises(KeyError):
+        bodies.take(in_parts(b"12", b"34", meanwhile=fail))
+    assert bodies.held == 0
+
+
+def test_of_two_that_stand_still_the_one_that_does_so_for_longer_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bodies, taken = make_bodies(100, queue_bytes=10), list[bytes]()
+    clock = [100.0]
+    monkeypatch.setattr("service.bodies.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def second_comes() -> None:
+        clock[0] += 2
+        taken.append(bodies.take(in_parts(b"1234", b"5", meanwhile=third_comes)))
+
+    def third_comes() -> None:
+        clock[0] += 2
+        taken.append(bodies.take(in_parts(b"123", b"4")))
+
+    with pytest.raises(NoRoomError):
+        bodies.take(in_parts(b"12345", b"6", meanwhile=second_comes))
+    assert taken == [b"1234", b"12345"]
+    assert bodies.held == 9
+
+
 def test_what_is_still_to_come_finds_room_or_is_refused() -> None:
     bodies = make_bodies(100, queue_bytes=10)
     alone = bodies.take(in_parts(b"123456", b"789012", b"345"))  # larger than all that may wait

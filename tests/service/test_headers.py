@@ -134,6 +134,14 @@ def test_an_origin_that_is_named_reads_answers_and_errors(settings: Settings) ->
         assert "X-Request-ID" in response.headers["Access-Control-Expose-Headers"]
 
 
+def test_caches_are_told_of_the_origin_beside_what_an_answer_itself_depends_on(
+    settings: Settings,
+) -> None:
+    client = make(settings, cors_origins=(ORIGIN,))
+    response = client.get("/static/page.css", headers={"Origin": ORIGIN})
+    assert {*response.headers.getlist("Vary")} == {"Accept-Encoding", "Origin"}
+
+
 @pytest.mark.parametrize(
     "origin",
     [

@@ -124,6 +124,7 @@ def test_each_key_opens_by_either_header(client: FlaskClient, key: str, name: st
 def test_a_proxys_own_credentials_do_not_stand_in_the_way(client: FlaskClient) -> None:
     headers = {"Authorization": "Basic dXNlcjpwYXNz", "X-API-Key": KEYS[1]}
     assert client.get("/models", headers=headers).status_code == 200
+    assert client.get("/models", headers={**bearer(KEYS[0]), "X-API-Key": "its"}).status_code == 200
 
 
 @pytest.mark.parametrize(
