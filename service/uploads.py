@@ -57,6 +57,9 @@ HUGE_PIXELS = 1 << 23
 
 _HUGE = threading.Lock()
 
+_NOT_AS_IT_WAS = UnsupportedPictureError, UndecodablePictureError
+"""What a file may be without its newlines: a PNG has one in its first bytes, others within."""
+
 _STATUS = {
     UnsupportedPictureError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     UndecodablePictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -151,7 +154,7 @@ def read_upload() -> Upload:
             else:
                 images = _in_thread(work.decode, request, settings, len(parts))
     except Problem as problem:
-        if isinstance(problem.__cause__, UnsupportedPictureError) and request.mimetype == FORM:
+        if isinstance(problem.__cause__, _NOT_AS_IT_WAS) and request.mimetype == FORM:
             problem.detail += BY_CURL
         raise
     metrics().decoded(work.seconds)

@@ -136,7 +136,9 @@ def test_every_bad_upload_gets_its_own_problem(
 
 
 PNG = encode(PHOTO)
+JPEG = encode(PHOTO, "JPEG")
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
+URLENCODED = "application/x-www-form-urlencoded"
 IN_LATIN_1 = multipart([("image", PNG, "ÄÖÜA.png")])["data"].replace(
     "ÄÖÜ".encode(), "ÄÖÜ".encode("latin-1")
 )
@@ -197,7 +199,12 @@ IN_LATIN_1 = multipart([("image", PNG, "ÄÖÜA.png")])["data"].replace(
         (
             415,
             "none of PNG, JPEG, WebP, GIF, BMP; curl sends a file as it is by --data-binary @FILE",
-            raw(PNG.replace(b"\n", b"").replace(b"\r", b""), "application/x-www-form-urlencoded"),
+            raw(PNG.replace(b"\n", b"").replace(b"\r", b""), URLENCODED),
+        ),
+        (
+            422,
+            "the JPEG data is broken or cut off; curl sends a file as it is by --data-binary @FILE",
+            raw(JPEG.replace(b"\n", b"").replace(b"\r", b""), URLENCODED),
         ),
         (415, "second.png", multipart([("image", PNG, "a"), ("image", b"no", "second.png")])),
     ],

@@ -41,6 +41,14 @@ def test_a_picture_alone_counts_too(client: FlaskClient) -> None:
     assert_problem(client.post("/predict", data=big), 413, "1,860 pixels together")
 
 
+def test_that_has_nothing_to_do_with_how_curl_was_called(client: FlaskClient) -> None:
+    big = encode(Image.new("RGB", (60, 31)))
+    kind = "application/x-www-form-urlencoded"
+    response = client.post("/predict", data=big, content_type=kind)
+    assert_problem(response, 413, "1,860 pixels together")
+    assert "curl" not in response.text
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_nothing_is_decoded_of_a_request_that_is_too_large(
     client: FlaskClient, kind: str, monkeypatch: pytest.MonkeyPatch
