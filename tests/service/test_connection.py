@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
 import pytest
 
+import service.http1
 from service.incoming import MAX_HEAD_BYTES
 from tests.service.connections import GET, LAST, asked, asking, echo
 from tests.service.test_server import DEADLINE
@@ -87,6 +89,31 @@ def test_whoever_is_refused_while_sending_gets_to_read_why() -> None:
             assert answer.endswith(b"why")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("most", [30.0, 2.0])
+def test_whoever_sends_on_after_a_refusal_has_time_and_not_for_ever(
+    most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than one that has ended sending, who has ``LINGER_SECONDS``."""
+    monkeypatch.setattr(service.http1, "LINGER_SECONDS", 1.0)
+    monkeypatch.setattr(service.http1, "MOST_LINGER_SECONDS", most)
+
+    async def main() -> float:
+        start = time.monotonic()
+        async with asking(echo, b"no HTTP\r\n\r\n") as (reader, writer, _):
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() < start + 5:
+                    writer.write(bytes(1000))
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+        return time.monotonic() - start
+
+    seconds = asyncio.run(main())
+    assert (seconds >= 5) == (most > 5)
+    assert seconds >= 2
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
