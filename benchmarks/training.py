@@ -7,7 +7,7 @@ a process of its own, in turns, so that a busy moment of the machine hits all of
 
     a  this project's loop: uint8 pictures on the device, augmentation and the loop compiled
     b  the same step fed with ready-made float batches, no augmentation
-    m  the same net by the recipe ``modern``: Muon, bfloat16, weights averaged
+    m  the same net by the recipe ``modern``: Muon, bfloat16 where there is, weights averaged
     c  the article's pipeline: ``ImageDataGenerator(...).flow`` into ``fit``, library defaults
 
 The first step of each, which compiles, is not timed, nor is anything while another still compiles.
@@ -30,7 +30,7 @@ from typing import Any
 import click
 import numpy as np
 
-from training.environment import hardware, import_quietly, versions
+from training.environment import arithmetic, hardware, import_quietly, versions
 from training.recipes import RECIPES
 from training.variants import VARIANTS
 
@@ -90,7 +90,8 @@ def main(steps: int, rounds: int, worker: str | None) -> None:
     found = versions()
     print(
         f"{hardware()}; {rounds} rounds of {steps} steps of {BATCH} pictures; "
-        f"Keras {found['keras']}, TensorFlow {found['tensorflow']}"
+        f"Keras {found['keras']}, TensorFlow {found['tensorflow']}; modern in "
+        f"{arithmetic(RECIPES['modern'].precision)}"
     )
 
 
@@ -143,7 +144,8 @@ def fused(images: Any, labels: Any, steps: int, recipe: str = "article") -> Any:
     from training.loop import inner_loop
     from training.step import batch_indices, compiled
 
-    chosen = replace(RECIPES[recipe], batch=BATCH)
+    asked = RECIPES[recipe]
+    chosen = replace(asked, batch=BATCH, precision=arithmetic(asked.precision))
     fitter = compiled(nets.of_recipe(chosen, VARIANTS["relu_with_bn"], MEAN, 0), chosen, 0)
     fitter.optimizer.build(fitter.trainable_variables)
     run = inner_loop(fitter, images, labels)

@@ -60,7 +60,7 @@ from training.repository import (
     with_entry,
     write_manifest,
 )
-from training.trial import check_data
+from training.trial import check_data, precision_of
 
 PARITY_IMAGES = 2_000
 
@@ -239,7 +239,7 @@ def card_of(record: Mapping[str, Any], dataset: Dataset) -> ModelCard:
             seconds=round(outcome["seconds"], 1),
             hardware=record["hardware"],
             backend=record["backend"],
-            precision=recipe.get("precision", "float32"),
+            precision=precision_of(record),
             kept_step=outcome["kept_step"] if outcome["kept_step"] != outcome["steps"] else None,
             hold_out=configuration["hold_out"] or None,
         ),

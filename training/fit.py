@@ -22,7 +22,7 @@ from tqdm import tqdm
 from training import nets
 from training.checkpoint import ANEW, Progress, read_variables, write_variables
 from training.dataset import Dataset, Images, Labels, hold_out
-from training.environment import BACKENDS, achieved
+from training.environment import BACKENDS, achieved, arithmetic
 from training.evaluate import predict, score
 from training.loop import CAPACITY, Logs, inner_loop
 from training.record import begun, fitted, tools, write_history
@@ -82,8 +82,15 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
             if is_fitted(record, trial.recipe.steps):
                 say(nothing_to_fit(trial.folder, record))
                 return record
-        net = nets.of_recipe(trial.recipe, trial.variant, training_mean, trial.seed)
-        fitter = compiled(net, trial.recipe, trial.seed)
+        precision = arithmetic(trial.recipe.precision)
+        if precision != trial.recipe.precision:
+            say(
+                f"{trial.variant.name} seed {trial.seed}: computed in {precision}, as this "
+                f"processor has no instructions for {trial.recipe.precision}"
+            )
+        recipe = replace(trial.recipe, precision=precision)
+        net = nets.of_recipe(recipe, trial.variant, training_mean, trial.seed)
+        fitter = compiled(net, recipe, trial.seed)
         run = _Run(trial, fitter, dataset, configuration, validation, say)
         run.goes_on(record)
         under_way = begun(configuration, net, run.progress)
@@ -92,7 +99,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
         progress = run.to_the_end()
         record = _finish(trial, run.kept(), under_way, progress)
         rate, device = record["outcome"]["images_per_second"], record["hardware"]
-        said = achieved(rate, nets.TRAINING_FLOP, device, trial.recipe.precision)
+        said = achieved(rate, nets.TRAINING_FLOP, device, precision)
         say(f"{trial.variant.name} seed {trial.seed}: {progress.step:,} steps at {said}")
         return record
 
@@ -116,7 +123,7 @@ class _Run:
         self.validation = validation
         self.progress = Progress()
         self.step_seconds = math.inf  # of a step, as last measured
-        recipe, net = trial.recipe, fitter.net
+        recipe, net = fitter.recipe, fitter.net  # whose precision is that of the arithmetic
         self.plain: keras.Model = net
         if recipe.average or recipe.precision != "float32":
             self.plain = nets.of_recipe(
@@ -150,17 +157,22 @@ class _Run:
     def goes_on(self, record: dict[str, Any] | None) -> None:
         """Take up what the folder's ``record`` says: with what the steps so far were computed."""
         self.beside_a_finished_one = record is not None and "outcome" in record
-        progress, now = self.progress, tools()
+        progress, now = self.progress, tools(self.fitter.recipe.precision)
+        asked = self.trial.recipe.precision  # in which everybody computed who did not say so
         if progress.step and not progress.runs and record is not None:
             # The checkpoint is from before it said so itself.
-            progress.goes_on_with({name: record[name] for name in now})
+            before = {"precision": asked, **record}
+            progress.goes_on_with({name: before[name] for name in now})
             progress.runs[-1]["steps"] = progress.step
-        before = progress.runs[-1]["backend"] if progress.runs else now["backend"]
-        if before != now["backend"]:
-            self.say(
-                f"{self.label}: {before} computed it so far, {now['backend']} goes on; the record "
-                "names both, and no run on one of them gives the same weights"
-            )
+        for run in progress.runs:
+            run.setdefault("precision", asked)
+        last = progress.runs[-1] if progress.runs else now
+        for what in ("backend", "precision"):
+            if last[what] != now[what]:
+                self.say(
+                    f"{self.label}: {last[what]} computed it so far, {now[what]} goes on; the "
+                    "record names both, and no run on one of them gives the same weights"
+                )
         progress.goes_on_with(now)
 
     def kept(self) -> keras.Model:

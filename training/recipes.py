@@ -69,7 +69,9 @@ class Recipe:
     augmentation: Augmentation = Augmentation()
     pixel_scale: float = 1.0  # grey levels that are 1 to the first convolution
     initialization: str = "glorot"  # or "scaled" (see ``training.nets``)
-    precision: str = "float32"  # or "bfloat16": of the fit alone; what it leaves is float32
+    # Or "bfloat16": of the fit alone, and where the machine has it (``environment.arithmetic``);
+    # what it leaves is float32.
+    precision: str = "float32"
     freeze_images: int = 8_000  # training pictures the population statistics are taken from
     freeze_batch: int = 80
 

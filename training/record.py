@@ -22,9 +22,14 @@ from training.trial import Trial, write_own
 HISTORY = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "images_per_second")
 
 
-def tools() -> dict[str, Any]:
-    """With what this process computes: the versions, Keras' backend, the hardware."""
-    return {"versions": versions(), "backend": keras.backend.backend(), "hardware": hardware()}
+def tools(precision: str) -> dict[str, Any]:
+    """With what this process computes, and in what: the versions, Keras' backend, the hardware."""
+    return {
+        "versions": versions(),
+        "backend": keras.backend.backend(),
+        "hardware": hardware(),
+        "precision": precision,
+    }
 
 
 def begun(configuration: dict[str, Any], net: keras.Model, progress: Progress) -> dict[str, Any]:
@@ -81,6 +86,7 @@ def _together(runs: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "backend": all_of([run["backend"] for run in runs]),
         "hardware": all_of([run["hardware"] for run in runs]),
+        "precision": all_of([run["precision"] for run in runs]),
     }
 
 

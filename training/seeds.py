@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.trial import TrialError, differences, recipe_of, variant_of
+from training.trial import TrialError, differences, precision_of, recipe_of, variant_of
 
 BESIDE = ("seed", "dataset")  # of a configuration: these stand in the entry itself
 
@@ -37,7 +37,7 @@ def entry_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "configuration": {key: value for key, value in configuration.items() if key not in BESIDE},
         "hardware": record["hardware"],
         "backend": record["backend"],
-        "precision": configuration["recipe"].get("precision", "float32"),
+        "precision": precision_of(record),
         "versions": record["versions"],
         "history": _history(folder / "history.csv", outcome["kept_step"]),
         "freeze": record["freeze"],

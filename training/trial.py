@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -193,10 +193,15 @@ def check_data(folder: Path, record: dict[str, Any], dataset: Dataset) -> None:
         )
 
 
-def recipe_of(record: dict[str, Any]) -> Recipe:
+def recipe_of(record: Mapping[str, Any]) -> Recipe:
     """The recipe as it was run, overrides included."""
     fields = dict(record["configuration"]["recipe"])
     return Recipe(**{**fields, "augmentation": Augmentation(**fields["augmentation"])})
+
+
+def precision_of(record: Mapping[str, Any]) -> str:
+    """In what the steps were computed: that of the recipe, or what the machine has in its place."""
+    return str(record.get("precision", recipe_of(record).precision))
 
 
 def variant_of(record: dict[str, Any]) -> Variant:

@@ -86,6 +86,46 @@ def test_the_share_of_the_peak_is_that_of_the_precision() -> None:
     assert achieved(100.4, 1e9, "AMD EPYC, 2 cores", "float32") == "100 img/s, 100 GFLOP/s"
 
 
+@pytest.mark.parametrize(
+    ("flags", "onednn", "computes_in"),
+    [
+        ("fpu avx512f avx512_bf16", None, "bfloat16"),
+        ("fpu amx_bf16 amx_tile", "1", "bfloat16"),
+        ("fpu avx512f avx512_bf16", "0", "float32"),  # nothing else knows the instructions
+        ("fpu avx2 fma avx512f avx512_vnni", None, "float32"),
+        (None, None, "float32"),  # not Linux, or not an x86
+    ],
+)
+def test_bfloat16_is_computed_where_the_processor_has_it(
+    flags: str | None,
+    onednn: str | None,
+    computes_in: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In software it would take twenty times as long as float32."""
+    told = tmp_path / "cpuinfo"
+    lines = ["processor\t: 0", "model name\t: EPYC: 2", "", "processor\t: 1"]
+    lines[2:2] = [f"flags\t\t: {flags}"] if flags is not None else []
+    told.write_text("\n".join(lines))
+    monkeypatch.setattr(environment, "Path", lambda _: told)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if onednn is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
+    assert environment.arithmetic("bfloat16") == computes_in
+    assert environment.arithmetic("float32") == "float32"
+    assert hardware().startswith("EPYC: 2, ")
+
+
+def test_a_gpu_has_bfloat16_whatever_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(platform="gpu", device_kind="NVIDIA L4")
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: [gpu]))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(environment, "_flags", set)
+    assert environment.arithmetic("bfloat16") == "bfloat16"
+
+
 def test_another_tools_threads_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     monkeypatch.setenv("NPROC", "1")

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from training.evaluate import evaluate
 from training.fit import fit
 from training.freeze import freeze
 from training.recipes import RECIPES
+from training.seeds import entry_of
 from training.trial import Trial, TrialError, write_record
 from training.variants import VARIANTS
 
@@ -77,7 +79,7 @@ def test_a_killed_fit_goes_on_to_the_same_bytes(
             fit(trial, small_dataset)
     said: list[str] = []
     fit(trial, small_dataset, say=said.append)
-    assert f"goes on from step {fatal} of 9" in said[0]
+    assert any(f"goes on from step {fatal} of 9" in line for line in said)
     ours, theirs = (arrays(each / "checkpoint.npz") for each in (trial.folder, straight))
     assert len(ours) > 62 + 2 * 42  # momentum and average of everything that is trained
     assert ours == theirs
@@ -137,6 +139,57 @@ def test_the_freeze_takes_statistics_of_the_averaged_weights(
     expected = oracle.convolve((images - mean) / 64, kernel, bias).mean(axis=(0, 1, 2))
     found = np.array(frozen.get_layer("block1_norm1").moving_mean)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_the_record_says_in_what_the_steps_were_computed(
+    precision: str, tmp_path: Path, small_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe's, or what the machine has in its place; the trial is the same one."""
+    monkeypatch.setattr(training.fit, "arithmetic", lambda _: precision)
+    computed_in = set()
+    steps = training.fit._Run._steps
+
+    def watched(run: Any, first: int, count: int) -> Any:
+        computed_in.add(run.fitter.net.get_layer("block1_conv1").compute_dtype)
+        return steps(run, first, count)
+
+    monkeypatch.setattr(training.fit._Run, "_steps", watched)
+    said: list[str] = []
+    trial = make_trial(tmp_path, steps=3)
+    record = fit(trial, small_dataset, say=said.append)
+    assert computed_in == {precision}
+    assert record["precision"] == precision
+    assert [run["precision"] for run in record["runs"]] == [precision]
+    assert record["configuration"]["recipe"]["precision"] == "bfloat16"
+    assert ("no instructions for bfloat16" in said[0]) == (precision == "float32")
+    record = freeze(trial.folder, small_dataset)
+    assert entry_of(trial.folder, record)["precision"] == precision
+    other = {"bfloat16": "float32", "float32": "bfloat16"}[precision]
+    monkeypatch.setattr(training.fit, "arithmetic", lambda _: other)
+    fit(trial, small_dataset, say=said.append)
+    assert "done already" in said[-1]
+
+
+def test_a_trial_goes_on_in_another_precision(
+    tmp_path: Path,
+    small_dataset: Any,
+    killed_at: Callable[[Trial, Any, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a machine that has bfloat16 where the first had not, or the other way round."""
+    trial = make_trial(tmp_path)
+    monkeypatch.setattr(training.fit, "arithmetic", lambda _: "bfloat16")
+    killed_at(trial, small_dataset, 4)
+    monkeypatch.setattr(training.fit, "arithmetic", lambda _: "float32")
+    said: list[str] = []
+    record = fit(trial, small_dataset, say=said.append)
+    assert [(run["steps"], run["precision"]) for run in record["runs"]] == [
+        (4, "bfloat16"),
+        (5, "float32"),
+    ]
+    assert record["precision"] == "bfloat16; float32"
+    assert any("bfloat16 computed it so far, float32 goes on" in line for line in said)
 
 
 def test_the_steps_are_part_of_a_scheduled_trial(

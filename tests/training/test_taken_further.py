@@ -140,18 +140,19 @@ def test_the_record_names_all_that_computed_a_trial(
     killed_at: Callable[[Trial, Any, int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tools = training.record.tools()
+    tools = training.record.tools("float32")
     other = {
         "versions": {**tools["versions"], "keras": "3.99"},
         "backend": "jax",
         "hardware": "NVIDIA L4",
+        "precision": "bfloat16",
     }
     trial = make_trial(tmp_path)
     killed_at(trial, small_dataset, 3)
     killed_at(trial, small_dataset, 5)  # on the same machine: still one run
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(training.fit, "tools", lambda: other)
+        patch.setattr(training.fit, "tools", lambda precision: other)
         record = fit(trial, small_dataset, say=said.append)
     assert record == read_record(trial.folder)
     assert record["runs"] == [{"steps": 5, **tools}, {"steps": 9, **other}]
@@ -159,7 +160,9 @@ def test_the_record_names_all_that_computed_a_trial(
     assert record["hardware"] == f"{tools['hardware']}; NVIDIA L4"
     assert record["versions"]["keras"] == f"{tools['versions']['keras']}; 3.99"
     assert record["versions"]["numpy"] == tools["versions"]["numpy"]
+    assert record["precision"] == "float32; bfloat16"
     assert "tensorflow computed it so far, jax goes on; the record names both" in said[0]
+    assert "float32 computed it so far, bfloat16 goes on; the record names both" in said[1]
 
 
 def made_old(folder: Path) -> None:
@@ -171,7 +174,8 @@ def made_old(folder: Path) -> None:
     arrays["progress"] = np.array(json.dumps(progress))
     np.savez(folder / "checkpoint.npz", **arrays)
     record = json.loads((folder / "trial.json").read_text())
-    record.pop("runs", None)
+    for name in ("runs", "precision"):
+        record.pop(name, None)
     record["hardware"] = "an older machine"
     write_record(folder, record)
 
@@ -186,7 +190,7 @@ def test_trials_from_before_are_gone_on_with_frozen_and_taken_further(
     killed_at(trial, small_dataset, 5)
     made_old(trial.folder)
     record = fit(make_trial(tmp_path, steps=8), small_dataset)
-    now = training.record.tools()
+    now = training.record.tools("float32")
     older = {**now, "hardware": "an older machine"}
     assert record["runs"] == [{"steps": 5, **older}, {"steps": 3, **now}]
     made_old(trial.folder)
