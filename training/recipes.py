@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WORDS = {  # what a recipe's words may be
+    "dataset": ("cifar100", "synthetic"),
     "optimizer": ("rmsprop", "muon"),
     "schedule": ("constant", "linear"),
     "initialization": ("glorot", "scaled"),
@@ -46,7 +47,7 @@ class Recipe:
     """One way to fit any of the variants."""
 
     name: str
-    dataset: str  # "cifar100" or "synthetic"
+    dataset: str  # of ``training.data.LOADERS``
     steps: int  # optimizer steps of a whole run
     steps_per_epoch: int  # an "epoch" is what a row of the history covers, not a pass over the data
     batch: int  # pictures a step
