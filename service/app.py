@@ -30,7 +30,7 @@ from service.decoding import Decoding
 from service.drain import Drain
 from service.engine import Engine
 from service.finish import Finish
-from service.gate import Gate
+from service.gate import Gate, put_before
 from service.heads import routes_of
 from service.journal import Journal
 from service.messages import NoSessions, Request, Response
@@ -135,7 +135,7 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
         origins=origins,
         max_body_bytes=settings.max_body_bytes,
     )
-    app.wsgi_app = Gate(  # type: ignore[method-assign]
+    gate = Gate(
         answers,
         engine,
         drain,
@@ -144,6 +144,7 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
         on_refusal=counted.refused,
         tell=answers.tell,
     )
+    put_before(app, gate)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(oip.blueprint)

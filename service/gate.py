@@ -17,6 +17,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from flask import Flask
 from werkzeug.wsgi import get_path_info
 
 from service.correlation import correlation
@@ -52,7 +53,20 @@ QUEUE_FULL: Refusals = {_STATUS: "too many pictures, or large uploads, are waiti
 Refused = tuple[list[tuple[str, str]], bytes]
 """An answer's headers and its body."""
 
+_KEY = "batchnorm-gate"
+
 log = logging.getLogger(__name__)
+
+
+def put_before(app: Flask, gate: Gate) -> None:
+    """Let every request of ``app`` come to ``gate`` first."""
+    app.wsgi_app = app.extensions[_KEY] = gate  # type: ignore[method-assign]
+
+
+def gate_of(app: Flask) -> Gate:
+    """The gate of ``app``, whatever has been put before it since, as a proxy's fix may be."""
+    gate: Gate = app.extensions[_KEY]
+    return gate
 
 
 class Gate:
@@ -73,7 +87,7 @@ class Gate:
         on_refusal: Callable[[HTTPStatus, str | None], None],
         tell: Callable[[Answered], None],
     ) -> None:
-        self.application = application
+        self._application = application
         self._engine = engine
         self._drain = drain
         self._route = route
@@ -95,7 +109,7 @@ class Gate:
             return [body]
         if self._drain.begun:
             start_response = _last_on_its_connection(start_response)
-        return self.application(environ, start_response)
+        return self._application(environ, start_response)
 
     def _log(self, why: str) -> None:
         """Say how many were refused for this reason since it was said last, if any."""

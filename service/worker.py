@@ -24,7 +24,7 @@ from gunicorn.workers.base import Worker
 from service import logs
 from service.acceptor import Acceptor, Board, most_connections
 from service.bodies import Bodies
-from service.gate import Gate
+from service.gate import gate_of
 from service.heads import Heads
 from service.http1 import Connection
 from service.model import IMAGE_SHAPE
@@ -94,9 +94,6 @@ class LoopWorker(Worker):
     async def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see ``service.server``
         state = state_of(self.wsgi)
-        gate = self.wsgi.wsgi_app
-        while not isinstance(gate, Gate):  # an instrumentation may have wrapped it
-            gate = gate.application
         settings = state.settings
         bodies = Bodies(
             Heads(self.wsgi).want_body,
@@ -104,7 +101,7 @@ class LoopWorker(Worker):
             queue_bytes=settings.queue_bytes,
         )
         serving = Serving(
-            OnLoop(self.wsgi, gate, bodies),
+            OnLoop(self.wsgi, gate_of(self.wsgi), bodies),
             Turns(),
             head_seconds=settings.head_seconds,
             body_seconds=settings.body_seconds,

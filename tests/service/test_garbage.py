@@ -10,6 +10,7 @@ import pytest
 import uvloop
 from flask import Flask
 
+from service.gate import gate_of
 from service.journal import DELAY
 from service.waiting import Turns
 from service.wsgi import GONE, OnLoop
@@ -42,7 +43,7 @@ def environ() -> dict[str, Any]:
 
 
 async def answered(app: Flask, requests: int) -> None:
-    gate: Any = app.wsgi_app
+    gate = gate_of(app)
     application, turns, statuses = OnLoop(app, gate, make_bodies(1 << 20)), Turns(), list[bytes]()
 
     def answer() -> None:

@@ -18,6 +18,7 @@ from flask import Flask
 
 from service import uploads
 from service.app import create_app
+from service.gate import gate_of
 from service.settings import Settings
 from service.state import state_of
 from service.waiting import Turns
@@ -46,7 +47,7 @@ async def ask(
     for key in [key for key in environ if key.startswith(("werkzeug", "flask", "batchnorm"))]:
         del environ[key]
     environ |= {GONE: gone, "wsgi.input_terminated": True}
-    gate: Any = app.wsgi_app
+    gate = gate_of(app)
     application = OnLoop(app, gate, make_bodies(len(body)))
     answer = await in_turn(lambda: application(environ, lambda: (body, False)), Turns())
     return int(answer.head[9:12]), answer.head + answer.body

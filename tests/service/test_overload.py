@@ -6,7 +6,6 @@ import asyncio
 import io
 import logging
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -15,6 +14,7 @@ from werkzeug.test import EnvironBuilder
 
 import service.gate
 from service.app import create_app
+from service.gate import gate_of
 from service.settings import Settings
 from service.state import state_of
 from tests.service.hostile import PHOTO
@@ -27,7 +27,7 @@ PNG = encode(PHOTO)
 @pytest.fixture
 def crowded(app: Flask, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     """The application while its queue is full; nobody has been refused within the last second."""
-    gate: Any = app.wsgi_app
+    gate = gate_of(app)
     monkeypatch.setattr(gate, "_unlogged", dict.fromkeys(gate._unlogged, 0))
     monkeypatch.setattr(gate, "_next_line", dict.fromkeys(gate._next_line, 0.0))
     engine = state_of(app).engine
@@ -87,7 +87,7 @@ def test_the_rest_of_a_burst_is_logged_though_nobody_comes_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(service.gate, "LOG_SECONDS", 0.05)
-    gate: Any = app.wsgi_app
+    gate = gate_of(app)
     environ = EnvironBuilder(path="/predict", method="POST").get_environ()
 
     async def main() -> None:
@@ -108,7 +108,7 @@ def test_the_rest_of_a_burst_is_logged_though_nobody_comes_after_it(
 def test_refusals_are_counted_by_their_reason_which_the_log_names_with_its_setting(
     app: Flask, crowded: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate: Any = app.wsgi_app
+    gate = gate_of(app)
     environ = EnvironBuilder(path="/predict", method="POST").get_environ()
     with caplog.at_level(logging.WARNING, logger="service.gate"):
         _, body = gate.no_room(environ, 70_000, 0.5)
