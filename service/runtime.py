@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 # Since 1.29 ONNX Runtime reports to its maker from Linux too, keeps an identifier on disk, and
 # looks at this variable only when it is imported (microsoft/onnxruntime pull request 27379).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -26,6 +28,19 @@ onnxruntime.disable_telemetry_events()
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 CUDNN = "libcudnn.so.9"
+
+_SHAPE = b"\x12\x16\n\x14\x08\x01\x12\x10" + 4 * b"\n\x02\x08\x01"
+_TRIAL = (
+    b'\x08\x08:[\n\x0f\n\x01x\n\x01x\x12\x01c"\x04Conv\n\x0b\n\x01c\x12\x01y"\x03Neg\x12\x01g'
+    b"Z\x1b\n\x01x" + _SHAPE + b"b\x1b\n\x01y" + _SHAPE + b"B\x04\n\x00\x10\x0e"
+)
+"""A model to try a GPU with, by cuDNN and by ONNX Runtime itself: y = -Conv(x, x).
+
+Both are float32 [1, 1, 1, 1].
+"""
+
+_NOT_STARTED = "ONNX Runtime could not start CUDA"
+_SAID = f"{_NOT_STARTED}; its own message is above"
 
 _failed: dict[str, str] = {}
 """Why a provider that was tried did not start; it is not tried again for every model."""
@@ -60,15 +75,15 @@ def create_session(model: bytes, options: RuntimeOptions = DEFAULT_OPTIONS) -> A
     cannot load. A session on CUDA, or of several threads, does not survive a fork; one of a single
     thread on the CPU does.
     """
-    cause = why_no_gpu() or _failed.get(CUDA)
+    cause = _failed.get(CUDA) or why_no_gpu()
     if cause is None:
         try:
             session = _session(model, options, [(CUDA, _cuda_options(options)), CPU])
             if session.get_providers()[0] == CUDA:
                 return session
-            cause = "ONNX Runtime could not start CUDA; its own message is above"
+            cause = _SAID
         except Exception as error:  # its bindings raise a dozen unrelated types
-            cause = f"ONNX Runtime could not start CUDA: {error}"
+            cause = f"{_NOT_STARTED}: {error}"
         log.warning("no GPU: %s", cause)
         _failed[CUDA] = cause
     if options.require_gpu:
@@ -103,18 +118,48 @@ def why_no_gpu() -> str | None:
     return f"CUDA's libraries are incomplete: {failures[0]}" if failures else None
 
 
-def gpu_works() -> bool:
-    """Whether CUDA works, as asked by a process that is going to fork: asking would end that."""
-    if _why_no_driver() is not None:
-        return False
+def try_gpu() -> str | None:
+    """Why CUDA does not work, or None where it does, as asked by a process that is going to fork.
+
+    A child asks, and computes something: CUDA that has begun survives no fork, and a driver that is
+    too old for it, or a GPU, shows only then. Where it fails, neither this process nor those that
+    it forks try it again.
+    """
+    cause = _why_no_driver()
+    if cause is not None:
+        return cause
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        works = False
+        cause = "the process that tried it failed"
         try:
-            works = why_no_gpu() is None
+            cause = why_no_gpu() or _why_no_cuda() or ""
         finally:
-            os._exit(0 if works else 1)
-    return os.waitpid(child, 0)[1] == 0
+            os.write(writing, cause.encode()[:4096])
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as said:
+        cause = said.read().decode(errors="replace")
+    status = os.waitpid(child, 0)[1]
+    if status:
+        cause = f"the process that tried it ended with status {status}"
+    if not cause:
+        return None
+    log.warning("no GPU: %s", cause)
+    _failed[CUDA] = cause
+    return cause
+
+
+def _why_no_cuda() -> str | None:
+    """Why ONNX Runtime does not compute on the GPU, or None where it does."""
+    try:
+        session = _session(_TRIAL, DEFAULT_OPTIONS, [(CUDA, _cuda_options(DEFAULT_OPTIONS)), CPU])
+        if session.get_providers()[0] != CUDA:
+            return _SAID
+        session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
+    except Exception as error:  # its bindings raise a dozen unrelated types
+        return f"{_NOT_STARTED}: {error}"
+    return None
 
 
 def _why_no_driver() -> str | None:

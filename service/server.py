@@ -33,7 +33,7 @@ from service.app import create_app
 from service.capacity import worker_processes
 from service.metric_files import memory, shared
 from service.repository import ModelError, Repository, open_repository
-from service.runtime import GpuError, gpu_works, why_no_gpu
+from service.runtime import GpuError, try_gpu
 from service.settings import Settings
 from service.state import state_of
 from service.worker import LoopWorker, configured_logger
@@ -55,9 +55,10 @@ def serve(settings: Settings) -> None:
     works.
     """
     address = free_address(settings.host, settings.port)
-    gpu = gpu_works()
+    fault = try_gpu()
+    gpu = fault is None
     if settings.require_gpu and not gpu:
-        raise GpuError(f"REQUIRE_GPU=1, but no GPU works: {why_no_gpu()}")
+        raise GpuError(f"REQUIRE_GPU=1, but no GPU works: {fault}")
     workers = worker_processes(settings, gpu=gpu)
     repository = None
     if not gpu and settings.ort_threads == 1:

@@ -1,0 +1,43 @@
+"""What is tried before a GPU is counted on, where none is; with one, ``test_repository`` has it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from service.runtime import _TRIAL, create_session, why_no_gpu
+
+TRIAL = """
+from service import runtime
+
+# As where a driver answers and CUDA's libraries are there, but ONNX Runtime cannot start it.
+runtime._why_no_driver = runtime.why_no_gpu = lambda: None
+cause = runtime.try_gpu()
+assert cause is not None
+print(cause)
+tried = []
+session = runtime._session
+runtime._session = lambda model, options, providers: tried.append(providers) or session(
+    model, options, providers
+)
+runtime.create_session(runtime._TRIAL)
+print(tried)
+"""
+
+
+def test_what_a_gpu_is_tried_with_is_a_model() -> None:
+    (rows,) = create_session(_TRIAL).run(None, {"x": np.full((1, 1, 1, 1), 3, np.float32)})
+    assert rows.tolist() == [[[[-9]]]]
+
+
+@pytest.mark.skipif(why_no_gpu() is None, reason="a GPU works here")
+def test_a_gpu_whose_cuda_does_not_start_does_not_count_and_is_tried_once() -> None:
+    """Else one worker alone would compute on one CPU, in the place of one on each."""
+    done = subprocess.run([sys.executable, "-c", TRIAL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    cause, tried = done.stdout.splitlines()
+    assert cause.startswith("ONNX Runtime could not start CUDA")
+    assert tried == "[['CPUExecutionProvider']]"
