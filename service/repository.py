@@ -43,6 +43,10 @@ MISSING = (
     "there is no such file; set MODELS_DIR to a folder of exported models: "
     '"make export" writes one in a clone, and a container has it in its image or as a volume'
 )
+ON_A_GPU = (
+    "it may have more memory (GPU_MEMORY_LIMIT), or be asked for smaller batches (MAX_BATCH); or "
+    "hide the GPU (CUDA_VISIBLE_DEVICES=), and CPUs compute"
+)
 UNREADABLE = (
     "let the user that the service runs as read it, or set MODELS_DIR to a folder whose "
     "manifest.json and models it may read"
@@ -300,7 +304,8 @@ def _warm_up(model: Model, name: str) -> None:
         together = model.run(noise)
         alone = np.concatenate([model.run(noise[i : i + 1]) for i in range(len(noise))])
     except Exception as error:  # its bindings raise a dozen unrelated types
-        raise ModelError(f"{name}: does not run ({_first_line(error)}); {WAY_OUT}") from None
+        where, way_out = (" on the GPU", ON_A_GPU) if model.provider == CUDA else ("", WAY_OUT)
+        raise ModelError(f"{name}: does not run{where} ({_first_line(error)}); {way_out}") from None
     classes = len(model.card.classes)
     sums = together.sum(axis=1) if together.shape == (len(noise), classes) else None
     if sums is None or not np.allclose(sums, 1, atol=1e-3) or together.min() < 0:

@@ -16,7 +16,7 @@ import pytest
 
 from service.model import Model, batch_sizes
 from service.repository import ModelError, UnknownModelError, load_model, load_repository
-from service.runtime import GpuError, RuntimeOptions, create_session, why_no_gpu
+from service.runtime import CUDA, GpuError, RuntimeOptions, create_session, why_no_gpu
 from tests.service.tiny import VARIANTS, make_card, make_model, oracle, write_repository
 
 CARD = make_card("relu_with_bn").to_json()
@@ -296,6 +296,33 @@ class Recording:
 
     def get_providers(self) -> Any:
         return self.session.get_providers()
+
+
+class Short(Recording):
+    """A session on a GPU that has no memory for large batches."""
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> Any:
+        if len(inputs["images"]) > 8:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 268435456")
+        return super().run(outputs, inputs)
+
+    def get_providers(self) -> Any:
+        return [CUDA, "CPUExecutionProvider"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+
+def test_a_gpu_that_has_too_little_memory_is_no_fault_of_the_file(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(data: bytes, options: RuntimeOptions) -> Any:
+        return Short(create_session(data, options))
+
+    monkeypatch.setattr("service.repository.create_session", short)
+    with pytest.raises(ModelError, match=r"does not run on the GPU \(Failed .*GPU_MEMORY") as told:
+        load_repository(models_dir, ONE_THREAD)
+    assert "export" not in str(told.value).partition("model.onnx")[2]
 
 
 def test_sessions_of_one_size_get_batches_of_that_size_alone(
