@@ -115,7 +115,9 @@ def why_no_gpu() -> str | None:
         ctypes.CDLL(CUDNN)  # which is loaded by the first convolution, and not missed before
     except OSError as error:
         failures.append(str(error))
-    return f"CUDA's libraries are incomplete: {failures[0]}" if failures else None
+    if not failures:
+        return None
+    return f"CUDA's libraries are incomplete: {failures[0]}; requirements/service-gpu.txt has them"
 
 
 def try_gpu() -> str | None:

@@ -27,6 +27,26 @@ runtime.create_session(runtime._TRIAL)
 print(tried)
 """
 
+DRIVER = """
+import ctypes
+from types import SimpleNamespace
+from service import runtime
+
+class Driver:
+    def cuInit(self, flags):
+        return 0
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = 1
+        return 0
+
+def load(name):
+    return Driver() if name == "libcuda.so.1" else ctypes.CDLL(name)
+
+runtime.ctypes = SimpleNamespace(CDLL=load, c_int=ctypes.c_int, byref=ctypes.byref)
+print(runtime.why_no_gpu())
+"""
+
 
 def test_what_a_gpu_is_tried_with_is_a_model() -> None:
     (rows,) = create_session(_TRIAL).run(None, {"x": np.full((1, 1, 1, 1), 3, np.float32)})
@@ -41,3 +61,11 @@ def test_a_gpu_whose_cuda_does_not_start_does_not_count_and_is_tried_once() -> N
     cause, tried = done.stdout.splitlines()
     assert cause.startswith("ONNX Runtime could not start CUDA")
     assert tried == "[['CPUExecutionProvider']]"
+
+
+@pytest.mark.skipif(why_no_gpu() is None, reason="a GPU works here")
+def test_where_cuda_is_not_installed_it_is_said_what_brings_it() -> None:
+    done = subprocess.run([sys.executable, "-c", DRIVER], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("CUDA's libraries are incomplete: Failed to load libcublasLt")
+    assert done.stdout.endswith("; requirements/service-gpu.txt has them\n")
