@@ -198,8 +198,12 @@ def operation(
 
 
 def encoding_of(environ: WSGIEnvironment) -> str:
-    """A request's Content-Encoding, in lower case; ``AS_IT_IS`` where it has none."""
-    return environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() or AS_IT_IS
+    """A request's Content-Encoding, in lower case; ``AS_IT_IS`` where it has none.
+
+    x-gzip is an old name for gzip (RFC 9110, section 8.4.1.3).
+    """
+    encoding = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() or AS_IT_IS
+    return "gzip" if encoding == "x-gzip" else encoding
 
 
 def operation_of(view: View) -> Operation | None:

@@ -163,6 +163,7 @@ ZIPPED = gzip.compress(json.dumps(document()).encode(), mtime=0)
     [
         (ZIPPED, "gzip", 200),
         (ZIPPED, "GZIP", 200),
+        (ZIPPED, "x-gzip", 200),
         (document(), "identity", 200),
         (zlib.compress(json.dumps(document()).encode()), "deflate", 200),
         (ZIPPED[:-1], "gzip", 400),
