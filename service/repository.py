@@ -35,7 +35,14 @@ from service.card import CARD_KEY, CardError, ModelCard
 from service.manifest import MANIFEST, Entry, Manifest
 from service.model import GPU_BATCH, IMAGE_SHAPE, Model, batch_sizes
 from service.records import RecordError
-from service.runtime import CUDA, DEFAULT_OPTIONS, GpuError, RuntimeOptions, create_session
+from service.runtime import (
+    CUDA,
+    DEFAULT_OPTIONS,
+    GpuError,
+    RuntimeOptions,
+    create_session,
+    first_line,
+)
 from service.settings import Settings
 
 WAY_OUT = 'export it again ("make export"), or take a whole copy of the folder'
@@ -178,7 +185,7 @@ def load_model(
         raise
     except Exception as error:  # its bindings raise a dozen unrelated types
         raise ModelError(
-            f"{name}: ONNX Runtime cannot load it ({_first_line(error)}); {WAY_OUT}"
+            f"{name}: ONNX Runtime cannot load it ({first_line(error)}); {WAY_OUT}"
         ) from None
     model = Model(
         session,
@@ -305,7 +312,7 @@ def _warm_up(model: Model, name: str) -> None:
         alone = np.concatenate([model.run(noise[i : i + 1]) for i in range(len(noise))])
     except Exception as error:  # its bindings raise a dozen unrelated types
         where, way_out = (" on the GPU", ON_A_GPU) if model.provider == CUDA else ("", WAY_OUT)
-        raise ModelError(f"{name}: does not run{where} ({_first_line(error)}); {way_out}") from None
+        raise ModelError(f"{name}: does not run{where} ({first_line(error)}); {way_out}") from None
     classes = len(model.card.classes)
     sums = together.sum(axis=1) if together.shape == (len(noise), classes) else None
     if sums is None or not np.allclose(sums, 1, atol=1e-3) or together.min() < 0:
@@ -316,7 +323,3 @@ def _warm_up(model: Model, name: str) -> None:
             f"{name}: a picture's answer changes by {moved:.2g} with the others in its batch, "
             f"as in a graph exported in training mode; {WAY_OUT}"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

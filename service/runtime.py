@@ -11,6 +11,7 @@ import ctypes
 import io
 import logging
 import os
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -41,6 +42,12 @@ Both are float32 [1, 1, 1, 1].
 
 _NOT_STARTED = "ONNX Runtime could not start CUDA"
 _SAID = f"{_NOT_STARTED}; its own message is above"
+
+_FAILURE = re.compile(r"[A-Z_]+ failure -?[0-9]+: [^;\n]*[^; \n]")
+"""What fails in CUDA, in the middle of what ONNX Runtime says of it.
+
+Around it are a few hundred characters of C++. Source: ONNX Runtime's CudaCall.
+"""
 
 _failed: dict[str, str] = {}
 """Why a provider that was tried did not start; it is not tried again for every model."""
@@ -83,7 +90,7 @@ def create_session(model: bytes, options: RuntimeOptions = DEFAULT_OPTIONS) -> A
                 return session
             cause = _SAID
         except Exception as error:  # its bindings raise a dozen unrelated types
-            cause = f"{_NOT_STARTED}: {error}"
+            cause = f"{_NOT_STARTED}: {first_line(error)}"
         log.warning("no GPU: %s", cause)
         _failed[CUDA] = cause
     if options.require_gpu:
@@ -118,6 +125,13 @@ def why_no_gpu() -> str | None:
     if not failures:
         return None
     return f"CUDA's libraries are incomplete: {failures[0]}; requirements/service-gpu.txt has them"
+
+
+def first_line(error: Exception) -> str:
+    """What has failed, in a line of at most 300 characters, by an error of ONNX Runtime's."""
+    found = _FAILURE.search(str(error))
+    line = found[0] if found else (str(error).splitlines() or [type(error).__name__])[0]
+    return line[:300]
 
 
 def try_gpu() -> str | None:
@@ -160,7 +174,7 @@ def _why_no_cuda() -> str | None:
             return _SAID
         session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
     except Exception as error:  # its bindings raise a dozen unrelated types
-        return f"{_NOT_STARTED}: {error}"
+        return f"{_NOT_STARTED}: {first_line(error)}"
     return None
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from service.runtime import _TRIAL, create_session, why_no_gpu
+from service.runtime import _TRIAL, create_session, first_line, why_no_gpu
 
 TRIAL = """
 from service import runtime
@@ -46,6 +46,39 @@ def load(name):
 runtime.ctypes = SimpleNamespace(CDLL=load, c_int=ctypes.c_int, byref=ctypes.byref)
 print(runtime.why_no_gpu())
 """
+
+
+CUDA_CALL = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, "
+    "void, onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, "
+    "SUCCTYPE, const char*, const char*, int) [with ERRTYPE = cudaError; bool THRW = true; "
+    "SUCCTYPE = cudaError; std::conditional_t<THRW, void, common::Status> = void] "
+)
+"""As ONNX Runtime 1.31.1 has it of a driver for CUDA 12, and twice."""
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            f"{CUDA_CALL}{CUDA_CALL}CUDA failure 35: CUDA driver version is insufficient for CUDA "
+            "runtime version ; GPU=-1 ; hostname=vm ; expr=cudaSetDevice(info_.device_id); \n\n",
+            "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
+        ),
+        (
+            f"[ONNXRuntimeError] : 1 : FAIL : Status Message: {CUDA_CALL}CUDNN_FE failure 4: "
+            "CUDNN_STATUS_INTERNAL_ERROR ; GPU=0 ; hostname=vm",
+            "CUDNN_FE failure 4: CUDNN_STATUS_INTERNAL_ERROR",
+        ),
+        (
+            "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF\nmore",
+            "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF",
+        ),
+        ("", "RuntimeError"),
+    ],
+)
+def test_what_has_failed_is_said_in_a_line(said: str, line: str) -> None:
+    assert first_line(RuntimeError(said)) == line
 
 
 def test_what_a_gpu_is_tried_with_is_a_model() -> None:
