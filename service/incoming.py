@@ -247,6 +247,10 @@ class Incoming(asyncio.Protocol, ABC):
         self._mixed = True
         if self._newest is not None:
             self._newest.complete, self._newest.rest = True, 0
+            # A trailer is not to say that the connection ends (RFC 9110, section 6.5.1), but where
+            # one does the parser lets go of all that follows, and nobody is to wait for an answer.
+            if not self._parser.should_keep_alive():
+                self._newest.keep_alive = False
             self._newest.wake()
 
     def _known(self) -> WSGIEnvironment:

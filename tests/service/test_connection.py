@@ -167,6 +167,20 @@ def test_a_trailer_without_an_end_is_refused() -> None:
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.parametrize("behind", [b"", GET])
+def test_a_connection_that_a_trailer_ends_ends_with_the_answer(behind: bytes) -> None:
+    """The parser is deaf then: the next request on it, perhaps another's, would wait for ever."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
+
+    async def main() -> bytes:
+        async with asyncio.timeout(5):
+            return (await asked(echo, head + b"Connection: close\r\n\r\n" + behind))[0]
+
+    answer = asyncio.run(main())
+    assert answer.endswith(b"[POST / 5]")
+    assert answer.count(b"\r\nConnection: close\r\n") == 1
+
+
 @pytest.mark.parametrize("size", [MAX_HEAD_BYTES + 20_000, 3 * MAX_HEAD_BYTES])
 def test_a_head_is_too_large_in_one_piece_too(size: int) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * size + b"\r\n\r\n"
