@@ -137,15 +137,18 @@ def train(
     from training.trial import Trial, TrialError, override
 
     changes = {"steps": steps, "epochs": epochs, "batch": batch, "learning_rate": learning_rate}
-    chosen = {name: override(recipe, name, **changes) for name in variants}
-    trials = [
-        Trial(chosen[name], VARIANTS[name], seed, runs, hold_out, keep_best, patience)
-        for seed in seeds
-        for name in variants
-    ]
+    try:
+        chosen = {name: override(recipe, name, **changes) for name in variants}
+        trials = [
+            Trial(chosen[name], VARIANTS[name], seed, runs, hold_out, keep_best, patience)
+            for seed in seeds
+            for name in variants
+        ]
+    except TrialError as error:  # of options that do not go together
+        raise click.UsageError(str(error)) from error
     if index is not None:
         if index >= len(trials):
-            raise TrialError(
+            raise click.UsageError(
                 f"--index {index}: there are {len(trials)} trials, 0 to {len(trials) - 1}; "
                 "ask for as many completions as there are trials"
             )

@@ -62,7 +62,7 @@ def test_an_index_picks_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert done.exit_code == 0
     assert asked == [(name, seed) for seed in (0, 1, 2) for name in VARIANTS]
     done = CliRunner().invoke(main, arguments, env={"JOB_COMPLETION_INDEX": "12"})
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "there are 12 trials, 0 to 11" in done.output
 
 
@@ -222,6 +222,10 @@ def test_what_is_wrong_with_a_whole_command_is_said_once_and_leaves_nothing(tmp_
         ("--jobs 1 --ray auto --gpus 1", "--jobs counts processes on this machine"),
         ("--ray auto --gpus 1.5", "--gpus 1.5: a share of one GPU, from 0.0001 to 1, or a whole"),
         ("--ray auto --gpus 0.00001", "--gpus 1e-05: a share of one GPU, from 0.0001 to 1, or"),
+        ("--steps 5 --epochs 1", "give --steps or --epochs, not both"),
+        ("--keep-best", "give --hold-out N as well"),
+        ("--patience 3", "give --hold-out N as well"),
+        ("--index 4", "--index 4: there are 4 trials, 0 to 3"),
     ],
 )
 def test_an_option_that_cannot_be_met_is_refused(
