@@ -24,17 +24,21 @@ from contextlib import suppress
 from functools import partial
 
 PATIENCE = 0.003
+"""Seconds that a worker leaves a connection to the others: they have fewer, or it can take none."""
+
 SHORTAGE = 0.1
-"""Seconds until it is tried again where there is no descriptor left."""
+"""Seconds until it tries again where there is no descriptor left for a connection."""
 
 TOLERANCE = 8
-"""One in so many connections may be more than another has."""
+"""A worker leaves connections to the others only where it has more of them than the one that has
+fewest by over an eighth of its own."""
 
 RESERVED = 128
-"""Open files that are no connections: libraries, metrics, a model that is downloaded."""
+"""So many of the files that a process may open are kept for others than connections: libraries,
+metrics, a model that is downloaded."""
 
 BATCH = 64
-"""Connections that are taken before the loop does something else."""
+"""So many connections are taken at most before the loop does something else."""
 
 _PLACE = struct.Struct("=i")
 _NOBODY = (1 << 31) - 1

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 SMALL = 64 << 10
-"""Bytes of a body that may as well be read as asked about."""
+"""A body of at most so many bytes is read without asking whether it is of use: that costs more."""
 
 STILL_SECONDS = 1.0
-"""Before which no body gives way: who sends has pauses."""
+"""A body must have brought nothing for so long before it gives way to another: whoever sends one
+makes pauses."""
 
 
 class Read(Protocol):

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class Finish:
-    """``application``, whose answers carry what all do, and which ``origins`` may read.
+    """``application``, with the headers that every answer of the service has.
 
-    Each is told to ``count``, and logged.
+    Pages of ``origins`` may read the answers. Of each, ``count`` is told by way of ``journal``, for
+    the metrics, and the log gets a line.
     """
 
     def __init__(

@@ -30,8 +30,12 @@ from service.waiting import wait
 from service.wsgi import Answer
 
 LINGER_SECONDS = 2.0
+"""After an answer that ends a connection, what the client still sends is read and thrown away until
+it has sent nothing for so long: a connection closed at once may be reset before the answer is read.
+"""
+
 MOST_LINGER_SECONDS = 30.0
-"""A client that sends on has so long to come to its answer."""
+"""The same is done for so long at most, however much is sent."""
 
 _FAILED = Answer(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n", b"", last=False)
 _CLOSE = b"Connection: close\r\n"

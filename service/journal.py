@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 DELAY = 0.05
-"""Seconds until an entry is read."""
+"""Seconds from an entry to its reading: what comes in them is read together."""
 
 MOST_ENTRIES = 100_000
+"""So many entries wait at most, where readers stand still; further ones are forgotten."""
 
 LAST_SECONDS = 5
-"""That a process waits at its end for a reader that stands still."""
+"""A process that ends waits so long for a reader that stands still."""
 
 log = logging.getLogger(__name__)
 

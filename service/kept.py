@@ -33,7 +33,7 @@ MOST_OF_A_HOST = 259
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 ADDRESSES = 8
-"""Of which a page is kept ready."""
+"""A page is kept ready, packed, for so many of the addresses that the service is reached by."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ LONGEST_PATH = 200
 """Characters of a path that are logged."""
 
 HALT_SECONDS = 0.5
-"""That a line waits, without a thread that could, for a reader that stands still."""
+"""Where no thread writes the lines, one waits so long for a reader that stands still. It is left
+out then, and so are others until the reader goes on."""
 
 _FIELDS = (
     *("request_id", "trace_id", "method", "path", "route", "variant", "status"),

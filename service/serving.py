@@ -20,15 +20,18 @@ SWEEP_SECONDS = 0.25
 """How often every connection is looked at for what has taken too long."""
 
 UNSENT_BYTES = 64 << 20
-"""Of answers that their clients have not taken yet; beyond, those end that take nothing."""
+"""So many bytes of answers a worker holds for clients that do not take them. Beyond, connections
+are aborted, first those whose client has taken nothing for longest."""
 
 STUCK_SECONDS = 1.0
+"""A client must have taken nothing for so long before its connection is aborted for that."""
 
 SHED = 16
-"""Idle connections that end at a time where there are too many."""
+"""So many idle connections are aborted at a time where a worker has all that it may have."""
 
 IDLE_SECONDS = 1.0
-"""Before which none does: what has come on it may not have been read yet."""
+"""A connection must have been idle for so long before it is: on one that is idle for less, a
+request may have come that was not read yet."""
 
 
 class Served(Protocol):

@@ -19,13 +19,14 @@ from struct import Struct
 from typing import NamedTuple
 
 MOST_PARTS = 20_000
-"""Chunks of a PNG, 10 MB in half kilobytes (libpng writes eight); blocks before a GIF's pixels."""
+"""A PNG may have so many chunks: 10 MB in half kilobytes (libpng writes eight at a time). A GIF may
+have as many blocks before its pixels."""
 
 MOST_SEGMENTS = 2_000
-"""Of a JPEG; one with a colour profile and other metadata of 10 MB has 200."""
+"""A JPEG may have so many segments; one with 10 MB of colour profile and other metadata has 200."""
 
 MOST_SCANS = 50
-"""Of a JPEG, as each goes over all its pixels; progressive ones have about ten."""
+"""A JPEG may have so many scans, each of which goes over all pixels; progressive ones have ten."""
 
 MOST_TEXT = 1 << 16
 """Bytes of a PNG's text that are read, packed, and as many that come of them."""

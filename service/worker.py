@@ -34,22 +34,26 @@ from service.waiting import Turns
 from service.wsgi import OnLoop
 
 DECODE_THREADS = 2
-"""For large pictures, whose decoders leave the interpreter to others."""
+"""Threads that decode large pictures; meanwhile the loop goes on, as decoders need no Python."""
 
 LAST_TURNS = 5
-"""Of the loop, to read what connections have brought; those that are idle then are closed."""
+"""A worker that ends lets its loop turn so many times to read what connections have brought; those
+that are idle then are closed."""
 
 FLUSH_SECONDS = 5
-"""That whoever reads the log has at the end, if he has stopped reading."""
+"""A worker that ends gives whoever reads its log, and has stopped reading, so long."""
 
 HEARTBEAT_SECONDS = 1.0
+"""How often a worker tells the supervisor that its loop turns."""
+
 PARENTS = tuple(
     getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "QUIT", "TTIN", "TTOU", "USR1", "USR2")
 )
 """Signals that the parent alone has a use for: by default each would end or stop the worker."""
 
 KEEP_ALIVE_SECONDS = 75
-"""Of an idle connection; longer than the 60 seconds after which most load balancers let go."""
+"""An idle connection is closed after so long: longer than the 60 seconds after which most load
+balancers let go of it, so that none sends on a connection that is being closed."""
 
 
 class LoopWorker(Worker):

@@ -30,7 +30,7 @@ TAKEN = "batchnorm.taken"
 TOLD = "batchnorm.told"
 """The environment's key that says that a request was refused, and is counted and logged as such.
 
-That may be while a view still works for it, whose answer nobody gets then.
+A view may still be at work on that request; nobody gets the view's answer, and it is not counted.
 """
 
 

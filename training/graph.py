@@ -95,9 +95,8 @@ def check_inference_graph(graph: onnx.ModelProto) -> None:
 
 
 def _over_pictures(graph: onnx.ModelProto) -> Callable[[onnx.NodeProto], bool]:
-    """Tells of a reduction in ``graph`` whether it goes over pictures, the first axis.
-
-    One of which that cannot be told counts as if it did.
+    """A function that tells of a reduction in ``graph`` whether it goes over the pictures of a
+    batch, axis 0. A reduction whose axes cannot be told from the graph counts as one that does.
     """
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.graph.initializer}
 
