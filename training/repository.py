@@ -197,17 +197,18 @@ def settle(models: Path, say: Callable[[str], None] | None = None) -> None:
 
 
 def _settle_config(path: Path, versions: list[int] | None) -> bool:
-    """Change the one line of Triton's configuration: the rest may have been tuned by hand.
+    """Change the one line of Triton's configuration: the rest may have been tuned by hand, and be
+    in any encoding.
 
     Returns whether Triton then loads just these versions.
     """
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8", "surrogateescape")
     except FileNotFoundError:  # whoever does not use Triton may have removed it
         return True
     wanted = with_versions(text, versions)
     if wanted != text:
-        write_text(path, wanted)
+        write_bytes(path, wanted.encode("utf-8", "surrogateescape"))
     return policy(versions) in wanted.splitlines()
 
 

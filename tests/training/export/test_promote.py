@@ -148,6 +148,16 @@ def test_the_rest_of_a_tuned_configuration_stays(tiny: Path) -> None:
     assert not (tiny / "sigmoid_without_bn/config.pbtxt").exists()
 
 
+def test_a_configuration_that_was_tuned_in_another_encoding_keeps_it(tiny: Path) -> None:
+    path = tiny / "relu_with_bn/config.pbtxt"
+    tuned = "# für zwei Kerne\n".encode("latin-1") + triton_config("relu_with_bn").encode()
+    path.write_bytes(tuned)
+    promote(tiny, "relu_with_bn", 1)
+    assert path.read_bytes() == tuned.replace(EVERY.encode(), FIRST.encode())
+    promote(tiny, "relu_with_bn", 2)
+    assert path.read_bytes() == tuned
+
+
 def test_an_export_leaves_what_was_tuned_or_removed(
     own: Path, nudged: Path, dataset: Dataset
 ) -> None:
