@@ -57,9 +57,37 @@ def convert(net: keras.Model, *, training: bool = False) -> onnx.ModelProto:
     # What the converter has to say about nodes that it cannot convert, the check says better.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     graph, _ = tf2onnx.convert.from_function(answer, input_signature=signature, opset=OPSET)
+    take_means_by_axis(graph)
     check_inference_graph(graph)
     check_alone_and_together(graph)
     return graph
+
+
+def take_means_by_axis(graph: onnx.ModelProto) -> None:
+    """Have ``graph`` take a mean over several axes one axis after another: the mean of means.
+
+    ONNX Runtime adds up one number after another. Over a group of a picture's channels, 3,072
+    numbers, that is off by up to 3e-5 of a variance, ten times as much as in Keras, and the parity
+    of a net may break by it. An axis at a time it adds up 100 numbers at most.
+    """
+    nodes = []
+    for node in graph.graph.node:
+        given = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        axes = given.get("axes", [])
+        if node.op_type != "ReduceMean" or len(axes) < 2 or not given.get("keepdims", 1):
+            nodes.append(node)
+            continue
+        names = [
+            node.input[0],
+            *(f"{node.output[0]}_over_{axis}" for axis in axes[:-1]),
+            node.output[0],
+        ]
+        nodes.extend(
+            onnx.helper.make_node("ReduceMean", [before], [after], name=after, axes=[axis])
+            for axis, before, after in zip(axes, names, names[1:], strict=False)
+        )
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
 
 
 def check_inference_graph(graph: onnx.ModelProto) -> None:

@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 import training.export
 import training.nets
+from service.runtime import DEFAULT_OPTIONS, create_session
 from tests.training import oracle
 from tests.training.export.published import contents, keras_answers
 from training.dataset import Dataset
@@ -23,8 +24,9 @@ from training.export import export
 from training.graph import check_inference_graph, convert
 from training.mixed import MixedBatchNormalization
 from training.nets import build
+from training.parity import in_float64
 from training.repository import ExportError
-from training.variants import VARIANTS
+from training.variants import VARIANTS, Variant
 
 
 def test_the_interface_is_bytes_in_and_probabilities_out(graph: onnx.ModelProto) -> None:
@@ -79,6 +81,20 @@ def test_a_picture_answers_the_same_alone_and_in_a_batch(
     )
     np.testing.assert_allclose(model.run(alone)[0], served[place], rtol=0, atol=1e-6)
     np.testing.assert_allclose(served, kept, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["group", "layer"])
+def test_means_over_a_whole_picture_round_no_more_than_in_keras(kind: str) -> None:
+    """Of a net that is as sure of its answers as a trained one."""
+    net = build(Variant("other", "relu", kind, behind_activation=True), 121.0, seed=3)
+    logits = net.get_layer("logits")
+    logits.kernel.assign(6 * logits.kernel)
+    images = np.random.default_rng(3).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+    session = create_session(convert(net).SerializeToString(), DEFAULT_OPTIONS)
+    (found,) = session.run(["probabilities"], {"images": images})
+    exact = keras_answers(in_float64(net), images)
+    rounding = np.abs(keras_answers(net, images) - exact).max()
+    np.testing.assert_allclose(found, exact, rtol=0, atol=3 * rounding)
 
 
 def test_a_graph_traced_in_training_mode_is_refused_and_nothing_published(
