@@ -64,6 +64,17 @@ def keep_float32() -> None:
         sys.modules[backend].config.update("jax_default_matmul_precision", "float32")
 
 
+def keep_defaults() -> None:
+    """Let Keras' own file (``~/.keras/keras.json``) choose the backend and nothing of a net.
+
+    What a layer is not told it takes from there: another type of its numbers, or the channels
+    first. No recipe asks for that, and no record would say so.
+    """
+    keras = sys.modules["keras"]
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
+
+
 def arithmetic(precision: str) -> str:
     """In what a fit by a recipe of ``precision`` computes here.
 

@@ -14,13 +14,14 @@ import numpy as np
 from keras import ops
 
 from training.dataset import CLASSES, IMAGE_SHAPE
-from training.environment import keep_float32
+from training.environment import keep_defaults, keep_float32
 from training.mixed import MixedBatchNormalization
 from training.recipes import Recipe
 from training.variants import Variant
 
 # Whatever computes with a net imports this: the fit, its validation, the freeze, the ablation.
 keep_float32()
+keep_defaults()
 
 WIDTHS = (60, 60, 60, 60, 100)
 MULTIPLY_ADDS = 57.2e6  # of a picture, forward

@@ -40,6 +40,35 @@ def test_the_hardware_is_that_of_the_backend_wherever_it_was_chosen(tmp_path: Pa
     assert done.stdout.strip() == "NVIDIA H100 80GB HBM3", done.stderr
 
 
+BY_KERAS_FILE = """
+import keras
+from training import nets
+from training.variants import VARIANTS
+print(keras.config.floatx(), keras.config.image_data_format())
+net = nets.build(VARIANTS["relu_with_bn"], 120.0, seed=0)
+print(*{layer.compute_dtype for layer in net.layers}, net.count_params())
+print(net.get_layer("block1_pool").output.shape)
+"""
+
+
+def test_what_keras_own_file_says_of_nets_is_not_heeded(tmp_path: Path) -> None:
+    """As where it was written for another project; the backend is chosen there (see above)."""
+    own = {"floatx": "float16", "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(own))
+    done = subprocess.run(
+        [sys.executable, "-c", BY_KERAS_FILE],
+        env={**os.environ, "KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines() == [
+        "float32 channels_last",
+        "float32 415920",
+        "(None, 16, 16, 60)",
+    ], done.stderr
+
+
 @pytest.mark.parametrize(
     ("cores", "threads", "says"),
     [
