@@ -16,17 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from training.augment import augment
-from training.dataset import Dataset, Images, hold_out
+from training.dataset import Dataset, Images
 from training.environment import hardware, versions
 from training.evaluate import evaluate
-from training.freeze import frozen, load_net, population_statistics
+from training.freeze import (
+    batches_to_freeze_by,
+    fitted_net,
+    fitted_record,
+    frozen,
+    population_statistics,
+)
 from training.nets import running_statistics
 from training.recipes import Recipe
 from training.repository import ExportError, make_folder, write_text
-from training.trial import TrialError, check_data, read_named, recipe_of
+from training.trial import TrialError, check_data, recipe_of
 
 MOVING = "moving averages, as trained"
 KINDS = {  # name: (augmented, dropout)
@@ -53,23 +58,22 @@ def ablate(
     ``ExportError`` where ``to`` cannot be written.
     """
     make_folder(to)
-    records = {folder: _fitted(folder, dataset) for folder in folders}  # before any is worked on
+    records = {folder: fitted_record(folder) for folder in folders}  # before any is worked on
+    for folder, record in records.items():
+        check_data(folder, record, dataset)
     trials = []
     for folder, record in records.items():
         configuration = record["configuration"]
-        net = load_net(folder / "model.keras", "remove trial.json there and train again")
+        net = fitted_net(folder)
         if not running_statistics(net):
             say(f"{folder}: keeps no running statistics, left out")
             continue
-        rest = dataset
-        if configuration["hold_out"]:
-            rest, _, _ = hold_out(dataset, configuration["hold_out"])
         recipe = recipe_of(record)
-        used = _whole_batches(images, len(rest.train_images), recipe.batch)
+        plain = batches_to_freeze_by(folder, record, dataset, images, recipe.batch)
         scores = {MOVING: asdict(evaluate(net, dataset.test_images, dataset.test_labels))}
         seed = configuration["seed"]
         for kind, (augmented, dropout) in KINDS.items():
-            batches = _batches(rest.train_images, recipe, seed, used, augmented)
+            batches = _augmented(plain, recipe, seed) if augmented else plain
             statistics = population_statistics(net, batches, seed if dropout else None)
             scored = evaluate(frozen(net, statistics), dataset.test_images, dataset.test_labels)
             scores[kind] = asdict(scored)
@@ -80,7 +84,7 @@ def ablate(
                 "seed": seed,
                 "steps": record["outcome"]["steps"],
                 "hold_out": configuration["hold_out"],
-                "images": used,
+                "images": sum(map(len, plain)),
                 "scores": scores,
             }
         )
@@ -108,17 +112,6 @@ def ablate(
     return content
 
 
-def _fitted(folder: Path, dataset: Dataset) -> dict[str, Any]:
-    record = read_named(folder)
-    if record is None or record["status"] not in ("fitted", "frozen"):
-        raise TrialError(
-            f"{folder}: no fitted net to take apart; run the training first, or choose others by "
-            "--variants and --seeds"
-        )
-    check_data(folder, record, dataset)
-    return record
-
-
 def markdown(content: dict[str, Any]) -> str:
     """The table: a row a kind of statistics, a column a trial; test top-1 and loss."""
     trials = content["trials"]
@@ -142,23 +135,7 @@ def markdown(content: dict[str, Any]) -> str:
     return "\n".join([*rows, "", note])
 
 
-def _whole_batches(wanted: int, there: int, batch: int) -> int:
-    """How many pictures are used: whole batches of those that are wanted and there."""
-    used = min(wanted, there) // batch * batch
-    if not used:
-        raise TrialError(
-            f"{min(wanted, there):,} pictures make no batch of {batch}; ask for more (--images)"
-        )
-    return used
-
-
-def _batches(
-    pictures: Images, recipe: Recipe, seed: int, images: int, augmented: bool
-) -> Iterator[Images]:
-    order = np.random.default_rng(seed).permutation(len(pictures))
+def _augmented(batches: list[Images], recipe: Recipe, seed: int) -> Iterator[Images]:
     generator = keras.random.SeedGenerator(seed)
-    for start in range(0, images, recipe.batch):
-        batch = pictures[order[start : start + recipe.batch]]
-        if augmented:
-            batch = keras.ops.convert_to_numpy(augment(batch, recipe.augmentation, generator))
-        yield batch
+    for batch in batches:
+        yield keras.ops.convert_to_numpy(augment(batch, recipe.augmentation, generator))

@@ -37,6 +37,9 @@ from training.trial import (
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+NOTHING_TAKEN = {"kind": "none", "images": 0, "batches": 0, "seconds": 0.0, "layers": []}
+"""What the record says of a freeze of nothing: the net has no running statistics."""
+
 Statistics = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
@@ -133,58 +136,20 @@ def freeze(
     where nothing fitted is there, ``dataset`` is not the one it was fitted on, its pictures make no
     batch, or the folder cannot be written.
     """
-    _fitted(folder)  # before the folder is locked, and with that made
+    fitted_record(folder)  # before the folder is locked, and with that made
     with locked(folder):
-        record = _fitted(folder)
-        configuration = record["configuration"]
+        record = fitted_record(folder)
         check_data(folder, record, dataset)
-        if configuration["hold_out"]:
-            dataset, _, _ = hold_out(dataset, configuration["hold_out"])
-        net = load_net(folder / "model.keras", "remove trial.json there and train again")
-        before = _finite(folder, evaluate(net, dataset.test_images, dataset.test_labels))
-        layers = running_statistics(net)
-        result: dict[str, Any] = {
-            "kind": "population" if layers else "none",
-            "images": 0,
-            "batches": 0,
-            "seconds": 0.0,
-            "layers": [],
-            "split": "test",
-            "split_images": len(dataset.test_images),
-            "before": asdict(before),
-            "after": asdict(before),
-        }
-        recipe = recipe_of(record)
-        batch = recipe.freeze_batch
-        if layers:
-            wanted = min(images or recipe.freeze_images, len(dataset.train_images))
-            count = wanted // batch
-            if count < 1:
-                more = (
-                    f"ask for {batch:,} at least (--images)"
-                    if len(dataset.train_images) >= batch
-                    else "train with a smaller --hold-out, under another --runs folder"
-                )
-                raise TrialError(f"{folder}: {wanted:,} pictures make no batch of {batch}; {more}")
-            started = time.perf_counter()
-            order = np.random.default_rng(configuration["seed"]).permutation(
-                len(dataset.train_images)
-            )[: count * batch]
-            chosen = (
-                dataset.train_images[order[start : start + batch]]
-                for start in range(0, count * batch, batch)
-            )
-            statistics = population_statistics(net, chosen)
-            result["seconds"] = time.perf_counter() - started
-            result["images"], result["batches"] = count * batch, count
-            result["layers"] = [_shift(layer, *statistics[layer.name]) for layer in layers]
-            net = frozen(net, statistics)
-            after = _finite(folder, evaluate(net, dataset.test_images, dataset.test_labels))
-            result["after"] = asdict(after)
+        net = fitted_net(folder)
+        before = after = _scores(folder, net, dataset)
+        taken = NOTHING_TAKEN
+        if running_statistics(net):
+            net, taken = _frozen_with_figures(folder, record, net, dataset, images)
+            after = _scores(folder, net, dataset)
             say(
                 f"{folder}: test accuracy {before.top1:.4f} with moving averages, {after.top1:.4f} "
-                f"with population statistics of {count * batch:,} training pictures "
-                f"({result['seconds']:.1f} s)"
+                f"with population statistics of {taken['images']:,} training pictures "
+                f"({taken['seconds']:.1f} s)"
             )
         else:
             say(f"{folder}: test accuracy {before.top1:.4f}; no running statistics, nothing frozen")
@@ -194,9 +159,58 @@ def freeze(
         write_record(folder, record)
         write_own(folder / "frozen.keras", net.save)
         record["status"] = "frozen"
-        record["freeze"] = result
+        record["freeze"] = {
+            **taken,
+            "split": "test",
+            "split_images": len(dataset.test_images),
+            "before": asdict(before),
+            "after": asdict(after),
+        }
         write_record(folder, record)
         return record
+
+
+def _frozen_with_figures(
+    folder: Path, record: dict[str, Any], net: keras.Model, dataset: Dataset, images: int | None
+) -> tuple[keras.Model, dict[str, Any]]:
+    """``net`` frozen, and what the record says of how that was done."""
+    recipe = recipe_of(record)
+    started = time.perf_counter()
+    batches = batches_to_freeze_by(
+        folder, record, dataset, images or recipe.freeze_images, recipe.freeze_batch
+    )
+    statistics = population_statistics(net, batches)
+    figures = {
+        "kind": "population",
+        "images": sum(map(len, batches)),
+        "batches": len(batches),
+        "seconds": time.perf_counter() - started,
+        "layers": [_shift(layer, *statistics[layer.name]) for layer in running_statistics(net)],
+    }
+    return frozen(net, statistics), figures
+
+
+def batches_to_freeze_by(
+    folder: Path, record: dict[str, Any], dataset: Dataset, images: int, batch: int
+) -> list[Images]:
+    """At most ``images`` of the pictures that a trial was fitted on, in whole batches of ``batch``.
+
+    The trial's seed draws them. Raises ``TrialError`` where they make no batch.
+    """
+    configuration = record["configuration"]
+    if configuration["hold_out"]:
+        dataset, _, _ = hold_out(dataset, configuration["hold_out"])
+    pictures = dataset.train_images
+    wanted = min(images, len(pictures))
+    if wanted < batch:
+        more = (
+            f"ask for {batch:,} at least (--images)"
+            if len(pictures) >= batch
+            else "train with a smaller --hold-out, under another --runs folder"
+        )
+        raise TrialError(f"{folder}: {wanted:,} pictures make no batch of {batch}; {more}")
+    order = np.random.default_rng(configuration["seed"]).permutation(len(pictures))
+    return [pictures[order[start : start + batch]] for start in range(0, wanted - batch + 1, batch)]
 
 
 def read_frozen(folder: Path) -> tuple[dict[str, Any], keras.Model]:
@@ -225,14 +239,24 @@ def load_net(path: Path, way_out: str) -> keras.Model:
         raise TrialError(f"{path}: cannot be read ({why}); {way_out}") from error
 
 
-def _fitted(folder: Path) -> dict[str, Any]:
+def fitted_record(folder: Path) -> dict[str, Any]:
+    """The record of the trial in ``folder``. Raises ``TrialError`` where no fitted net is there."""
     record = read_named(folder)
     if record is None or record["status"] not in ("fitted", "frozen"):
-        raise TrialError(f"{folder}: no fitted net to freeze; run the training first")
+        raise TrialError(
+            f"{folder}: no fitted net there; run the training first, or choose others by "
+            "--variants and --seeds"
+        )
     return record
 
 
-def _finite(folder: Path, scores: Scores) -> Scores:
+def fitted_net(folder: Path) -> keras.Model:
+    """The net of the trial in ``folder`` as fitted, with moving averages. Raises ``TrialError``."""
+    return load_net(folder / "model.keras", "remove trial.json there and train again")
+
+
+def _scores(folder: Path, net: keras.Model, dataset: Dataset) -> Scores:
+    scores = evaluate(net, dataset.test_images, dataset.test_labels)
     if not np.isfinite(scores.loss):
         raise TrialError(
             f"{folder}: the net's loss is {scores.loss}: it has diverged; give a smaller "

@@ -147,7 +147,7 @@ def copy_of(fitted: Any, runs: Path, *, seed: int, held_out: int) -> Path:
 def test_too_few_pictures_and_a_place_that_is_no_folder_are_refused(
     relu_with_bn: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrialError, match="19 pictures make no batch of 20; ask for more"):
+    with pytest.raises(TrialError, match="19 pictures make no batch of 20; ask for 20"):
         ablate([relu_with_bn.folder], relu_with_bn.data, tmp_path, images=19)
     (tmp_path / "file").write_text("kept")
     with pytest.raises(ExportError, match="file: is no folder"):
@@ -198,5 +198,5 @@ def test_a_net_without_statistics_has_nothing_to_take_apart(
 
 
 def test_what_is_not_fitted_is_refused_by_name(relu_with_bn: Any, tmp_path: Path) -> None:
-    with pytest.raises(TrialError, match="seed-1: no fitted net to take apart; run the training"):
+    with pytest.raises(TrialError, match="seed-1: no fitted net there; run the training"):
         ablate([relu_with_bn.folder.with_name("seed-1")], relu_with_bn.data, tmp_path, 20)

@@ -156,7 +156,7 @@ def test_nothing_fitted_is_refused_by_name(
     folder.mkdir()
     if status:
         write_record(folder, {"status": status, "configuration": {}})
-    with pytest.raises(TrialError, match=r"seed-0: no fitted net to freeze; run the training"):
+    with pytest.raises(TrialError, match=r"seed-0: no fitted net there; run the training"):
         freeze(folder, dataset)
 
 
