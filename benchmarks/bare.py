@@ -18,12 +18,12 @@ import httptools
 import numpy as np
 import uvloop
 
-from service.acceptor import Acceptor, Board
 from service.capacity import CPU_BATCH
 from service.cpus import usable_cpus
-from service.model import Model
+from service.http.acceptor import Acceptor, Board
+from service.models.model import Model
+from service.models.repository import load_repository
 from service.pictures import decode
-from service.repository import load_repository
 
 WORKERS = usable_cpus()
 LINE = '{"index":%d,"probability":%r}'

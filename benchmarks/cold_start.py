@@ -39,7 +39,9 @@ POLL = 0.002
 """Seconds between two looks at whether it is ready."""
 
 IMPORTS = "import service.__main__, service.server, service.app"
-MODELS = "; from service.repository import open_repository; from service.settings import Settings"
+MODELS = (
+    "; from service.models.repository import open_repository; from service.settings import Settings"
+)
 TIMED = (
     "import time; t = time.perf_counter(); {imports}; i = time.perf_counter(); "
     "import os; open_repository(Settings.from_environment(os.environ)); "

@@ -42,9 +42,9 @@ from benchmarks.processes import (
     serving,
 )
 from service.cpus import usable_cpus
-from service.model import Model
+from service.models.model import Model
+from service.models.repository import load_repository
 from service.pictures import decode
-from service.repository import load_repository
 
 STARTS = 5
 OVERLOAD_CONNECTIONS = 256

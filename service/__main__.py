@@ -27,7 +27,7 @@ import click
 from service.settings import SETTINGS, Settings, SettingsError, settings_table
 
 if TYPE_CHECKING:
-    from service.repository import Repository
+    from service.models.repository import Repository
 
 
 def _settings_help() -> str:
@@ -42,7 +42,7 @@ def cli(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         settings = _settings()
         from service.metric_files import FolderError
-        from service.runtime import GpuError
+        from service.models.runtime import GpuError
         from service.server import AddressError, serve
 
         try:
@@ -71,7 +71,7 @@ def predict(
     A file that cannot be used is named, and the exit status is 1.
     """
     from service.answers import answered_by, top
-    from service.repository import UnknownModelError
+    from service.models.repository import UnknownModelError
 
     try:
         model = _repository().get(variant, version)
@@ -135,8 +135,8 @@ def _settings() -> Settings:
 
 
 def _repository() -> Repository:
-    from service.repository import ModelError, open_repository
-    from service.runtime import GpuError
+    from service.models.repository import ModelError, open_repository
+    from service.models.runtime import GpuError
 
     try:
         return open_repository(_settings())

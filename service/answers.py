@@ -10,9 +10,9 @@ from typing import Annotated, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from service.card import ModelCard
-from service.model import Model
-from service.rules import Between
+from service.models.card import ModelCard
+from service.models.model import Model
+from service.models.rules import Between
 
 
 class Guess(TypedDict):

@@ -9,10 +9,10 @@ from typing import Annotated, Any, TypedDict
 from flask import Blueprint
 
 from service.answers import Comparison, Prediction, comparison, prediction_json
-from service.card import ModelCard
 from service.compute import NOT_COMPUTED, compute
 from service.messages import Response, current
-from service.model import Model
+from service.models.card import ModelCard
+from service.models.model import Model
 from service.operations import Answer, Tag, Text, Whole, operation
 from service.problems import Refusals
 from service.schema import Says, Without

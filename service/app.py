@@ -12,21 +12,10 @@ from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.routing import MapAdapter
 
-from service import (
-    api,
-    assets,
-    docs,
-    headers,
-    health,
-    keys,
-    metrics,
-    oip,
-    pages,
-    problems,
-    state,
-)
+from service import api, headers, health, keys, metrics, problems, state
 from service.capacity import decoding_share, engine_batch, engine_threads
 from service.decoding import Decoding
+from service.docs import routes as docs
 from service.drain import Drain
 from service.engine import Engine
 from service.finish import Finish
@@ -34,9 +23,11 @@ from service.gate import Gate, put_before
 from service.heads import routes_of
 from service.journal import Journal
 from service.messages import NoSessions, Request, Response
-from service.repository import ModelError, Repository, open_repository
-from service.runtime import CPU
+from service.models.repository import ModelError, Repository, open_repository
+from service.models.runtime import CPU
+from service.oip import routes as oip
 from service.settings import Settings
+from service.site import assets, pages
 from service.state import State
 
 log = logging.getLogger(__name__)

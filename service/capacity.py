@@ -6,7 +6,7 @@ In: the settings, and the CPUs that may be used. Out: numbers, at least 1 where 
 from __future__ import annotations
 
 from service.cpus import usable_cpus
-from service.model import GPU_BATCH
+from service.models.model import GPU_BATCH
 from service.settings import Settings
 
 CPU_BATCH = 16

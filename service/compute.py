@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from service.bodies import HungUpError
 from service.engine import DeadlineError, GoneError, OverloadedError, Rows, Task
 from service.gate import FULL, QUEUE_FULL, RETRY_AFTER
+from service.http.bodies import HungUpError
+from service.http.waiting import may_wait, wait
+from service.http.wsgi import GONE
 from service.messages import current
 from service.problems import Problem, Refusals
 from service.state import engine, settings
-from service.waiting import may_wait, wait
-from service.wsgi import GONE
 
 NOT_COMPUTED: Refusals = {
     **QUEUE_FULL,

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from service.engine import DeadlineError, GoneError, OverloadedError
-from service.waiting import may_wait, wait
+from service.http.waiting import may_wait, wait
 
 Check = Callable[[], None]
 """Raises ``DeadlineError`` or ``GoneError``."""

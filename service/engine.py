@@ -2,7 +2,7 @@
 
     engine = Engine(max_batch=16, queue_images=64)
     call = engine.submit([(model, images)], deadline=time.monotonic() + 10)
-    (rows,) = wait(call)                 # service.waiting; or call.add_done_callback
+    (rows,) = wait(call)                 # service.http.waiting; or call.add_done_callback
     engine.full                          # whether another picture would be refused
 
 In: pairs of a model and its pictures, uint8 [N, 32, 32, 3]. Out, in the same order: probabilities,
@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.model import Model
+from service.models.model import Model
 
 Images = NDArray[np.uint8]
 Rows = NDArray[np.float32]

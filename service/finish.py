@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from service import logs
 from service.correlation import correlation
 from service.headers import complete
+from service.http.wsgi import TAKEN, TOLD
 from service.journal import Answered, Journal, Reader
 from service.messages import REQUEST, Request
-from service.wsgi import TAKEN, TOLD
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

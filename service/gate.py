@@ -3,8 +3,8 @@
 In and out: WSGI. A service that spends on what it refuses has less left for what it serves, so a
 POST that comes while the engine's queue is full gets its 503 here, before Flask, and its body is
 not read; such answers are logged as one line a second with their count. One whose large body finds
-no room (``service.bodies``) gets it here too, and a line of its own beside the count. What does not
-even become a request, for it is too slow, too large or no HTTP, is refused here as well.
+no room (``service.http.bodies``) gets it here too, and a line of its own beside the count. What
+does not even become a request, for it is too slow, too large or no HTTP, is refused here as well.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from service.correlation import correlation
 from service.drain import Drain
 from service.engine import Engine
 from service.headers import answer_headers
+from service.http.wsgi import STATUS_LINE, Refused
 from service.journal import Answered
 from service.problems import HUNG_UP, Refusals, error_body
 
@@ -44,14 +45,10 @@ LOG_SECONDS = 1
 """Whose refusals are logged as one."""
 
 _STATUS = HTTPStatus.SERVICE_UNAVAILABLE
-STATUS_LINE = f"{_STATUS} {_STATUS.phrase}"
 _LAST = "Connection", "close"
 
 QUEUE_FULL: Refusals = {_STATUS: "too many pictures, or large uploads, are waiting already"}
 """Of every POST, and of whatever else has pictures computed."""
-
-Refused = tuple[list[tuple[str, str]], bytes]
-"""An answer's headers and its body."""
 
 _KEY = "batchnorm-gate"
 

@@ -14,11 +14,13 @@ from flask import Flask, Response, current_app
 
 from service.correlation import REQUEST_ID, TRACEPARENT, correlation
 from service.messages import current
-from service.protocol import HEADER_LENGTH
 from service.state import settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""Of the Open Inference Protocol: how many bytes of a body are JSON, before tensors as bytes."""
 
 ANY_ORIGIN = "*"
 PREFLIGHT_SECONDS = "600"

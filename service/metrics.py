@@ -26,15 +26,15 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from service.http.waiting import in_thread
 from service.journal import Answered, Journal
 from service.metric_files import claim_slot, dead_slots, shared_folder
 from service.operations import Answer, Tag, operation
-from service.waiting import in_thread
 
 if TYPE_CHECKING:
     from service.engine import Engine
-    from service.model import Model
-    from service.repository import Repository
+    from service.models.model import Model
+    from service.models.repository import Repository
 
 NO_ROUTE = "none"
 """The route of a request that no URL rule matches."""

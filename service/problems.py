@@ -21,9 +21,9 @@ from werkzeug.exceptions import (
     NotFound,
 )
 
-from service.bodies import HungUpError
 from service.correlation import correlation
-from service.rules import Between
+from service.http.bodies import HungUpError
+from service.models.rules import Between
 
 _written = json.JSONEncoder(separators=(",", ":")).encode
 

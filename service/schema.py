@@ -1,9 +1,9 @@
 """JSON Schema (2020-12, as OpenAPI 3.1 has it) of the types that this service reads and answers.
 
 In: an annotation. Out: its schema; dataclasses and ``TypedDict``s go into ``components`` by their
-name and are referred to. What ``service.records`` reads and ``service.rules`` checks is understood:
-int, float, str, bool, list, tuple[T, ...], dict[str, T], T | None, Literal, Annotated with rules.
-Objects are closed: a field that is not declared is not there.
+name and are referred to. What ``service.models.records`` reads and ``service.models.rules`` checks
+is understood: int, float, str, bool, list, tuple[T, ...], dict[str, T], T | None, Literal,
+Annotated with rules. Objects are closed: a field that is not declared is not there.
 """
 
 from __future__ import annotations

@@ -28,12 +28,12 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from service import logs
-from service.acceptor import Board
 from service.app import create_app
 from service.capacity import worker_processes
+from service.http.acceptor import Board
 from service.metric_files import memory, shared
-from service.repository import ModelError, Repository, open_repository
-from service.runtime import GpuError, try_gpu
+from service.models.repository import ModelError, Repository, open_repository
+from service.models.runtime import GpuError, try_gpu
 from service.settings import Settings
 from service.state import state_of
 from service.worker import LoopWorker, configured_logger

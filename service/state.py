@@ -11,9 +11,9 @@ from service.decoding import Decoding
 from service.drain import Drain
 from service.engine import Engine
 from service.journal import Journal
-from service.model import Model
+from service.models.model import Model
+from service.models.repository import ModelError, Repository, UnknownModelError
 from service.problems import Problem, Refusals
-from service.repository import ModelError, Repository, UnknownModelError
 from service.settings import Settings
 
 _KEY = "batchnorm-service"

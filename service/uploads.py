@@ -24,6 +24,7 @@ from service.compute import NOT_DONE, refusal
 from service.decoding import Check
 from service.engine import never
 from service.forms import boundary_fault, form_fault, plain_files
+from service.http.wsgi import GONE
 from service.messages import Request, current
 from service.metrics import metrics
 from service.operations import Body
@@ -41,7 +42,6 @@ from service.problems import Problem, Refusals
 from service.settings import Settings
 from service.state import decoding
 from service.state import settings as current_settings
-from service.wsgi import GONE
 
 FIELD = "image"
 

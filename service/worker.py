@@ -22,16 +22,16 @@ import uvloop
 from gunicorn.workers.base import Worker
 
 from service import logs
-from service.acceptor import Acceptor, Board, most_connections
-from service.bodies import Bodies
 from service.gate import gate_of
 from service.heads import Heads
-from service.http1 import Connection
-from service.model import IMAGE_SHAPE
-from service.serving import Serving
+from service.http.acceptor import Acceptor, Board, most_connections
+from service.http.bodies import Bodies
+from service.http.http1 import Connection
+from service.http.serving import Serving
+from service.http.waiting import Turns
+from service.http.wsgi import OnLoop
+from service.models.model import IMAGE_SHAPE
 from service.state import State, state_of
-from service.waiting import Turns
-from service.wsgi import OnLoop
 
 DECODE_THREADS = 2
 """Threads that decode large pictures; meanwhile the loop goes on, as decoders need no Python."""

@@ -266,7 +266,7 @@ def export(
 @click.option("--default", is_flag=True, help="Also have VARIANT answer where none is named.")
 def promote(variant: str, version: int, models: Path, default: bool) -> None:
     """Have VERSION of VARIANT answer where no version is asked for; an older one is a way back."""
-    from service.repository import ModelError
+    from service.models.repository import ModelError
     from training.promote import promote as promote_version
     from training.repository import ExportError
 

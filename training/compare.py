@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from service.study import StudyError, read_studies
+from service.models.study import StudyError, read_studies
 from training.figure import draw
 from training.recipes import RECIPES
 from training.repository import ExportError, held, refuse_other_data, write_text

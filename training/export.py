@@ -8,10 +8,10 @@ In: a trial's ``frozen.keras`` and its record. Out:
     exported_models/<variant>/<version>/model.onnx
 
 The graph (``training.graph``) takes ``images``, uint8 [batch, 32, 32, 3] RGB, and answers
-``probabilities``, float32 [batch, 100]. Its metadata hold the model card (``service.card``). Parity
-is measured on the file as the service's own loader runs it; a graph that fails it, or that still
-holds anything of training mode, is not published. ``training.repository`` says in which order the
-files change.
+``probabilities``, float32 [batch, 100]. Its metadata hold the model card
+(``service.models.card``). Parity is measured on the file as the service's own loader runs it; a
+graph that fails it, or that still holds anything of training mode, is not published.
+``training.repository`` says in which order the files change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from service.card import (
+from service.models.card import (
     CARD_KEY,
     DatasetCard,
     Evaluation,
@@ -37,9 +37,9 @@ from service.card import (
     Score,
     Training,
 )
-from service.manifest import Entry, Manifest
-from service.model import Model
-from service.repository import WAY_OUT, ModelError, load_model
+from service.models.manifest import Entry, Manifest
+from service.models.model import Model
+from service.models.repository import WAY_OUT, ModelError, load_model
 from training.dataset import Dataset, Images
 from training.environment import versions
 from training.freeze import read_frozen

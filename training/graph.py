@@ -18,8 +18,8 @@ import onnx
 import onnx.numpy_helper
 import onnx.shape_inference
 
-from service.repository import BATCH_TOLERANCE
-from service.runtime import DEFAULT_OPTIONS, create_session
+from service.models.repository import BATCH_TOLERANCE
+from service.models.runtime import DEFAULT_OPTIONS, create_session
 from training.dataset import IMAGE_SHAPE
 from training.repository import ExportError
 

@@ -88,8 +88,8 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         _import_keras()
-        from service.card import CardError
-        from service.repository import ModelError
+        from service.models.card import CardError
+        from service.models.repository import ModelError
         from training.cifar100 import DataError
         from training.dataset import HoldOutError
         from training.demo import DemoError

@@ -16,8 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from service.card import Parity
-from service.model import Model
+from service.models.card import Parity
+from service.models.model import Model
 from training.dataset import Images
 from training.evaluate import predict
 from training.repository import ExportError

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from service.manifest import MANIFEST, Entry
-from service.repository import ModelError, load_entry
+from service.models.manifest import MANIFEST, Entry
+from service.models.repository import ModelError, load_entry
 from training.repository import (
     ExportError,
     held,
@@ -33,7 +33,7 @@ def promote(
 ) -> Entry:
     """Have this version answer for ``variant``, and with ``default`` where no variant is named.
 
-    Raises ``ExportError`` where the repository has no such version, ``service.repository``'s
+    Raises ``ExportError`` where the repository has no such version, ``service.models.repository``'s
     ``ModelError`` where the service would refuse its file; then nothing changes.
     """
     if not (models / MANIFEST).exists():

@@ -25,8 +25,8 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from service.manifest import MANIFEST, SCHEMA_VERSION, Entry, Manifest
-from service.records import RecordError
+from service.models.manifest import MANIFEST, SCHEMA_VERSION, Entry, Manifest
+from service.models.records import RecordError
 from training.trial import write_atomically
 from training.triton import policy, triton_config, with_versions
 from training.variants import VARIANTS

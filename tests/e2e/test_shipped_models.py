@@ -16,8 +16,8 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from service.app import create_app
-from service.manifest import Entry, Manifest
-from service.repository import load_model
+from service.models.manifest import Entry, Manifest
+from service.models.repository import load_model
 from service.settings import Settings
 
 MODELS = Path(__file__).parents[2] / "exported_models"

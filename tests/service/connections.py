@@ -10,11 +10,11 @@ from typing import Any
 
 from service.drain import Drain
 from service.gate import Gate
-from service.http1 import Connection
+from service.http.http1 import Connection
+from service.http.serving import Serving
+from service.http.waiting import Turns
+from service.http.wsgi import OnLoop
 from service.journal import Answered
-from service.serving import Serving
-from service.waiting import Turns
-from service.wsgi import OnLoop
 from tests.service.engines import make_bodies
 from tests.service.test_server import DEADLINE
 

@@ -11,8 +11,8 @@ from jsonschema_rs import Draft202012Validator
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
 
-from service.docs import document
-from service.openapi import openapi_path
+from service.docs.document import openapi_path
+from service.docs.routes import document
 
 
 class ContractClient(FlaskClient):

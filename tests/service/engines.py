@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from service.bodies import Bodies
 from service.engine import Call, Engine
-from service.model import Model
+from service.http.bodies import Bodies
+from service.models.model import Model
 
 LIMIT = 10.0
 """Seconds after which a test has failed rather than hung."""

@@ -12,7 +12,7 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis import Case, HookContext
 
-from service.examples import BINARY, file
+from service.docs.examples import BINARY, file
 from tests.service.hostile import PHOTO
 from tests.service.tiny import encode
 

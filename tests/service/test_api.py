@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 
 from service.app import create_app
 from service.logs import JsonFormatter
-from service.repository import load_repository
+from service.models.repository import load_repository
 from service.settings import Settings
 from service.state import state_of
 from tests.service.hostile import BAD, GOOD, PHOTO

@@ -13,7 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from service.app import create_app
-from service.runtime import GpuError, why_no_gpu
+from service.models.runtime import GpuError, why_no_gpu
 from service.settings import Settings
 from tests.service.hostile import PHOTO
 from tests.service.tiny import encode
@@ -92,7 +92,9 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
     assert run.stderr == b""
 
 
-@pytest.mark.parametrize("module", ["service.repository", "service.pictures", "service.card"])
+@pytest.mark.parametrize(
+    "module", ["service.models.repository", "service.pictures", "service.models.card"]
+)
 def test_what_the_trainer_imports_of_the_service_brings_no_web_framework(module: str) -> None:
     program = f"import sys, {module}; print('flask' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -16,7 +16,7 @@ import pytest
 
 from service.decoding import Check, Decoding
 from service.engine import DeadlineError, GoneError, OverloadedError
-from tests.service.test_waiting import in_turn
+from tests.service.http.test_waiting import in_turn
 
 SOON = 5.0
 

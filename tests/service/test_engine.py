@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from service.model import Model
+from service.models.model import Model
 from tests.service.engines import (
     LIMIT,
     Fake,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.engine import DeadlineError, GoneError, OverloadedError
-from service.model import Model
+from service.models.model import Model
 from tests.service.engines import (
     LIMIT,
     Fake,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from service.engine import DeadlineError, GoneError, OverloadedError
-from service.repository import load_repository
-from service.runtime import RuntimeOptions
+from service.models.repository import load_repository
+from service.models.runtime import RuntimeOptions
 from tests.service.engines import (
     Fake,
     answer,

@@ -11,9 +11,9 @@ import uvloop
 from flask import Flask
 
 from service.gate import gate_of
+from service.http.waiting import Turns
+from service.http.wsgi import GONE, OnLoop
 from service.journal import DELAY
-from service.waiting import Turns
-from service.wsgi import GONE, OnLoop
 from tests.service.connections import GET, LAST, asked
 from tests.service.engines import make_bodies
 from tests.service.hostile import PHOTO

@@ -19,15 +19,15 @@ from flask import Flask
 from service import uploads
 from service.app import create_app
 from service.gate import gate_of
+from service.http.waiting import Turns
+from service.http.wsgi import GONE, OnLoop
 from service.settings import Settings
 from service.state import state_of
-from service.waiting import Turns
-from service.wsgi import GONE, OnLoop
 from tests.service.engines import make_bodies
 from tests.service.exposition import samples, total
+from tests.service.http.test_waiting import in_turn
 from tests.service.test_api import multipart
 from tests.service.test_decoding import SOON, in_loop, until
-from tests.service.test_waiting import in_turn
 from tests.service.tiny import encode
 
 SMALL = encode(np.zeros((32, 32, 3), np.uint8))

@@ -19,7 +19,7 @@ from service.logs import JsonFormatter
 from service.settings import Settings
 from service.state import state_of
 from tests.service.hostile import PHOTO
-from tests.service.oip import document, post
+from tests.service.inference import document, post
 from tests.service.test_api import multipart
 from tests.service.tiny import encode
 

@@ -19,15 +19,15 @@ from werkzeug.test import create_environ
 
 from service.app import create_app
 from service.engine import Engine
+from service.http.wsgi import call
 from service.journal import DELAY, Answered, Journal
 from service.metrics import Metrics, metrics_of
 from service.settings import Settings, key_digest
 from service.state import state_of
-from service.wsgi import call
 from tests.service.counted import PNG, assert_adds_up, send_mixed
 from tests.service.exposition import Samples, requests_by, samples, total
+from tests.service.http.test_waiting import in_turn
 from tests.service.test_server import DEADLINE
-from tests.service.test_waiting import in_turn
 
 REQUESTS = "batchnorm_requests_total"
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import requests
 
-from service.runtime import why_no_gpu
+from service.models.runtime import why_no_gpu
 from service.server import AddressError, free_address
 from tests.service.hostile import PHOTO
 from tests.service.tiny import encode, oracle

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from service.card import (
+from service.models.card import (
     CARD_KEY,
     DatasetCard,
     Evaluation,

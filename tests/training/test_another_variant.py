@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.app import create_app
-from service.repository import load_model
+from service.models.repository import load_model
 from service.settings import Settings
 from tests.training.export.published import keras_answers
 from training.compare import ARTICLE, compare

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from service.charts import curves
-from service.study import read_studies
+from service.models.study import read_studies
+from service.site.charts import curves
 from tests.training.compare.records import (
     add_a_variant,
     change,

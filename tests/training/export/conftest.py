@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from service.repository import load_model
+from service.models.repository import load_model
 from training.dataset import Dataset
 from training.trial import read_record, write_record
 

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
-from service.card import CARD_KEY
-from service.repository import load_repository
+from service.models.card import CARD_KEY
+from service.models.repository import load_repository
 from tests.training.export.published import contents
 from training.dataset import Dataset
 from training.export import card_of, tools_of

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 import training.export
 import training.nets
-from service.runtime import DEFAULT_OPTIONS, create_session
+from service.models.runtime import DEFAULT_OPTIONS, create_session
 from tests.training import oracle
 from tests.training.export.published import contents, keras_answers
 from training.dataset import Dataset

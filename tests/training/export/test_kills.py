@@ -17,8 +17,8 @@ import pytest
 
 import training.export
 import training.repository
-from service.manifest import Entry
-from service.repository import load_repository
+from service.models.manifest import Entry
+from service.models.repository import load_repository
 from tests.training.export.published import contents, listed
 from training.dataset import Dataset
 from training.export import export

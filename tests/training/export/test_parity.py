@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from service.repository import load_model
+from service.models.repository import load_model
 from tests.training import oracle
 from training.dataset import Dataset
 from training.evaluate import predict

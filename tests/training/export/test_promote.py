@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from service.app import create_app
-from service.repository import load_repository
+from service.models.repository import load_repository
 from service.settings import Settings
 from tests.service.tiny import make_card, make_model, write_repository
 from tests.training.export.published import contents

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 import training.data
 import training.export
 import training.missing
-from service.manifest import Entry
-from service.repository import load_repository
+from service.models.manifest import Entry
+from service.models.repository import load_repository
 from tests.training.export.published import contents, keras_answers, listed
 from training.cli import main
 from training.dataset import Dataset
