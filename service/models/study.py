@@ -34,7 +34,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Curve:
-    """One trial: its epochs, and what it scores frozen (None: it has not been).
+    """One trial: its epochs, and what it scores frozen (None: it has no running statistics).
 
     Frozen was what it was after ``kept`` passes; None is the last epoch. Where it is ``held_out``,
     the epochs are of training pictures that were held out; the frozen net's score is of the test's.
