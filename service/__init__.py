@@ -14,7 +14,7 @@ In the order in which a request meets them:
     operations, keys        what a view takes and answers, declared; who may ask
     uploads, pictures       a request's pictures: found (forms), trimmed (trim, upright), decoded
                             (decoding: the large ones, in threads)
-    compute, engine         which pictures are computed together, and when
+    compute, engine         which pictures are computed together, and when (gpu: if it still can)
     models/                 the repository: manifest, cards, ONNX Runtime's sessions
     answers, problems       probabilities, and errors, as an answer
 

@@ -20,6 +20,7 @@ from service.drain import Drain
 from service.engine import Engine
 from service.finish import Finish
 from service.gate import Gate, put_before
+from service.gpu import Gpu
 from service.heads import routes_of
 from service.journal import Journal
 from service.messages import NoSessions, Request, Response
@@ -89,7 +90,7 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
     whoever runs it can ask it why. Raises ``GpuError`` where a GPU is required and none works.
     Call it after the process has forked; models of one thread on CPUs may be loaded before.
     """
-    fault, drain = None, Drain()
+    fault, drain, gpu = None, Drain(), Gpu()
     if repository is None:
         try:
             repository = open_repository(settings)
@@ -111,9 +112,10 @@ def create_app(settings: Settings, repository: Repository | None = None) -> Flas
         queue_images=settings.queue_images,
         threads=engine_threads(gpu=on_gpu),
         observer=counted,
+        failed=gpu.failed,
     )
     decoding = Decoding(settings.queue_images, decoding_share(settings), counted.decoding)
-    state.init_app(app, State(settings, repository, engine, decoding, journal, drain, fault))
+    state.init_app(app, State(settings, repository, engine, decoding, journal, drain, gpu, fault))
     metrics.init_app(app, counted)
     headers.init_app(app)
     keys.init_app(app)

@@ -134,6 +134,7 @@ class Engine:
     """Runs pictures in greedy batches; see the module's docstring.
 
     ``threads`` is how many runs go on beside the event loop, 0 where the loop runs them itself.
+    ``failed`` is told of every run that raises, with its model.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class Engine:
         queue_images: int,
         threads: int = 0,
         observer: Observer | None = None,
+        failed: Callable[[Model, Exception], None] = lambda *_: None,
     ) -> None:
         self.max_batch = max_batch
         self.queue_images = queue_images
@@ -153,6 +155,7 @@ class Engine:
         self._pool = ThreadPoolExecutor(threads, "run") if threads else None
         self._pumping = self._sweeping = False
         self._observer = observer
+        self._failed = failed
 
     @property
     def full(self) -> bool:
@@ -198,7 +201,11 @@ class Engine:
                     raise DeadlineError
                 part = images[start : start + self.max_batch]
                 begun = time.perf_counter()
-                rows.append(model.run(part))
+                try:
+                    rows.append(model.run(part))
+                except Exception as error:
+                    self._failed(model, error)
+                    raise
                 self._observe(model, len(part), (0.0,), time.perf_counter() - begun)
             answers.append(_joined(rows))
         return answers
@@ -280,6 +287,7 @@ class Engine:
         if isinstance(outcome, Exception):
             for part in batch:
                 part.leave().fail(outcome)
+            self._failed(batch[0].model, outcome)
             return
         self._observe(batch[0].model, len(outcome), waited, seconds)
         start = 0

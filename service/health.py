@@ -1,8 +1,8 @@
 """Liveness and readiness, for orchestrators and load balancers.
 
 GET /health/live answers 200 while the process answers at all. GET /health/ready answers 200 once
-every model is loaded, checked and warmed up, and 503 with the reason where one could not be, or
-while the server drains.
+every model is loaded, checked and warmed up, and 503 with the reason where one could not be,
+where the GPU that runs them has failed, or while the server drains.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from service.decoding import Decoding
 from service.drain import Drain
 from service.engine import Engine
+from service.gpu import Gpu
 from service.journal import Journal
 from service.models.model import Model
 from service.models.repository import ModelError, Repository, UnknownModelError
@@ -32,6 +33,7 @@ class State:
     decoding: Decoding
     journal: Journal
     drain: Drain
+    gpu: Gpu
     fault: ModelError | None
 
 
@@ -52,10 +54,13 @@ def settings() -> Settings:
 
 
 def repository() -> Repository:
-    """The current application's models. Raises ``Problem`` 503 where they could not be loaded."""
+    """The current application's models.
+
+    Raises ``Problem`` 503 where they could not be loaded, or where the GPU has failed.
+    """
     state = state_of(current_app)
-    if state.repository is None:
-        why = state.fault.told if state.fault else "none was loaded"
+    if state.repository is None or state.gpu.fault:
+        why = state.gpu.fault or (state.fault.told if state.fault else "none was loaded")
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"no model can be served: {why}")
     return state.repository
 

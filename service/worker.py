@@ -3,6 +3,9 @@
 gunicorn starts it, replaces it when it dies or hangs, and ends it with SIGTERM. Then it drains: for
 ``drain_seconds`` it says that it is not ready, and still answers, each answer the last on its
 connection; then it takes no more connections, finishes what it has accepted, and ends.
+
+Where its GPU has failed (``service.gpu``) it ends by itself, for gunicorn to replace. Nothing is
+gained then by draining: new connections wait for the next worker, which computes.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from service.http.serving import Serving
 from service.http.waiting import Turns
 from service.http.wsgi import OnLoop
 from service.models.model import IMAGE_SHAPE
+from service.models.runtime import CPU
 from service.state import State, state_of
 
 DECODE_THREADS = 2
@@ -42,6 +46,11 @@ that are idle then are closed."""
 
 FLUSH_SECONDS = 5
 """A worker that ends gives whoever reads its log, and has stopped reading, so long."""
+
+LEAST_SECONDS = 10.0
+"""A worker whose GPU has failed serves so long, if only refusals, before it ends: gunicorn replaces
+one that has ended without a pause, and a GPU that fails over and over would keep a CPU busy with
+loading models."""
 
 HEARTBEAT_SECONDS = 1.0
 """How often a worker tells the supervisor that its loop turns."""
@@ -77,8 +86,9 @@ class LoopWorker(Worker):
         self.loop.add_signal_handler(signal.SIGTERM, self._stop.set)
 
     def run(self) -> None:
-        """Serve until SIGTERM, or until the parent is gone."""
-        _warm_up(state_of(self.wsgi))
+        """Serve until SIGTERM, or until the parent is gone, or the GPU."""
+        state = state_of(self.wsgi)
+        _warm_up(state)
         # What is there now stays: it need not be looked at again and again for garbage, of which a
         # request leaves next to none.
         gc.collect()
@@ -88,11 +98,13 @@ class LoopWorker(Worker):
         try:
             self.loop.run_until_complete(self._serve())
         finally:
-            state_of(self.wsgi).journal.flush()
+            state.journal.flush()
             last = threading.Thread(target=lines.flush, daemon=True)
             last.start()
             last.join(FLUSH_SECONDS)
-            if last.is_alive():  # nothing more can be said, and Python would wait for its lock
+            # Where nothing more can be said Python would wait for a lock; where the GPU has failed,
+            # for runs that may hang, and what CUDA does at its end may fail again.
+            if last.is_alive() or state.gpu.fault:
                 os._exit(0)
 
     async def _serve(self) -> None:
@@ -123,10 +135,16 @@ class LoopWorker(Worker):
             acceptors.append(
                 Acceptor(each.sock, protocol, self.board, self.place, most=most, shed=shed)
             )
+        least = self.loop.time() + LEAST_SECONDS
         while not await self._beat(serving, HEARTBEAT_SECONDS) and self.ppid == os.getppid():
-            pass
+            if state.gpu.fault:
+                break
         state.drain.begin()
-        await self._beating(serving, settings.drain_seconds)
+        if state.gpu.fault:
+            while self.loop.time() < least and not await self._beat(serving, HEARTBEAT_SECONDS):
+                pass
+        else:
+            await self._beating(serving, settings.drain_seconds)
         for acceptor in acceptors:
             acceptor.close()
         for _ in range(LAST_TURNS):
@@ -163,10 +181,12 @@ def _date() -> bytes:
 
 
 def _warm_up(state: State) -> None:
-    """Compute a full batch, so that memory has its size before the first request comes."""
-    if state.repository is not None:
-        batch = np.zeros((state.engine.max_batch, *IMAGE_SHAPE), np.uint8)
-        state.repository.get().run(batch)
+    """Compute a full batch, so that memory has its size before the first request comes.
+
+    On a GPU every model has done so when it was loaded; a failure here would have no bounds.
+    """
+    if state.repository is not None and (model := state.repository.get()).provider == CPU:
+        model.run(np.zeros((state.engine.max_batch, *IMAGE_SHAPE), np.uint8))
 
 
 def configured_logger(configuration: dict[str, Any]) -> type:

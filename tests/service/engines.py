@@ -17,6 +17,7 @@ import numpy as np
 from service.engine import Call, Engine
 from service.http.bodies import Bodies
 from service.models.model import Model
+from service.models.runtime import CPU
 
 LIMIT = 10.0
 """Seconds after which a test has failed rather than hung."""
@@ -27,6 +28,7 @@ class Fake:
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
+        self.provider = CPU
         self.batches: list[list[int]] = []
         self.threads: list[threading.Thread] = []
         self.go = threading.Event()
