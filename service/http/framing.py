@@ -62,7 +62,7 @@ def check(environ: WSGIEnvironment, version: str) -> None:
 
 
 def check_target(target: bytes) -> None:
-    """Raise ``FramingError`` where a request's target is too long."""
+    """Raise ``FramingError`` where a request's target, or what has come of it, is too long."""
     if len(target) > MOST_TARGET_BYTES:
         raise FramingError(
             f"the request's target is longer than the {MOST_TARGET_BYTES:,} bytes allowed",

@@ -2,7 +2,7 @@
 
 In: the bytes of a connection. Out: each request as a WSGI environment, answered in its turn
 (``service.http.waiting``), one after the other, and an answer leaves in one write. A request's head
-may take ``head_seconds`` from its first byte, or from the connection's beginning, and
+may take ``head_seconds`` from its first byte, or from the connection's beginning, and its headers
 ``MAX_HEAD_BYTES``; its body ``body_seconds``. What takes longer is answered 408 and closed; so is,
 without a word, a connection on which for ``idle_seconds`` nothing is asked, or nothing taken of an
 answer. A slow client costs a connection, nothing else: no thread waits for it, and no more of a

@@ -1,8 +1,9 @@
 """What comes in on a connection: its bytes in, requests out, within limits of size.
 
-httptools parses, and ``service.http.framing`` says what it has not looked at. A request's head may
-take ``MAX_HEAD_BYTES``, so may a trailer; no more of a body is taken from the client than is about
-to be read. Headers go straight where WSGI looks for them.
+httptools parses, and ``service.http.framing`` says what it has not looked at. The headers of a
+request may take ``MAX_HEAD_BYTES``, so may those of a trailer, and its target has a limit of its
+own, in whatever pieces they come; no more of a body is taken from the client than is about to be
+read. Headers go straight where WSGI looks for them.
 Sources: RFC 9112, PEP 3333.
 """
 
@@ -27,15 +28,24 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 MAX_HEAD_BYTES = 64 << 10
+"""All headers of a request may take so many bytes together, each with a colon, a space and the end
+of its line."""
 
 SLICE_BYTES = 8 << 10
 """What is parsed at a time: a limit that one slice breaks is seen before the next is looked at."""
 
+SPARE_BYTES = 8 << 10
+"""Headers that have not ended are refused where they exceed that by so many bytes: some of what has
+come since the last whole one may not be theirs."""
+
+_TOO_LARGE = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+_LARGE = f"the request's headers are larger than the {MAX_HEAD_BYTES:,} bytes allowed"
+
 PARSE_SECONDS = 0.002
-"""Until others get their turn: a body in chunks of a byte is slow to parse."""
+"""Bytes are parsed for so long, then others get their turn: chunks of a byte are slow to parse."""
 
 UNREAD_BYTES = 64 << 10
-"""Of a body; beyond, no more is taken from the client until somebody reads it."""
+"""So much of a body waits to be read; no more is taken from the client until somebody reads it."""
 
 NEW, IDLE, HEAD, BODY = range(4)
 """The stages of what comes in: nothing yet, nothing more, a request's head, its body."""
@@ -53,8 +63,8 @@ class Incoming(asyncio.Protocol, ABC):
         self._url = b""
         self._stage = NEW
         self._since = self._loop.time()  # when that stage has begun
-        self._head_bytes = 0  # or a trailer's
-        self._mixed = False  # whether these bytes are of more than one request, or of a body too
+        self._head_bytes = 0  # or a trailer's: of its headers that are whole
+        self._silent_bytes = 0  # behind those of which the parser has told last
         self._upgrade = self._muted = False
         self._newest: Exchange | None = None
         self._unparsed = memoryview(b"")
@@ -126,7 +136,7 @@ class Incoming(asyncio.Protocol, ABC):
             self._parse()
 
     def _feed(self, part: memoryview) -> None:
-        self._mixed = False
+        self._silent_bytes += len(part)
         try:
             self._parser.feed_data(part)
         except httptools.HttpParserUpgrade as upgrade:
@@ -135,13 +145,10 @@ class Incoming(asyncio.Protocol, ABC):
         except httptools.HttpParserError as error:
             self._refuse(*framing.fault(error, self._parser.get_http_version()))
             return
-        if self._stage in (HEAD, BODY) and not self._mixed:  # else who knows whose bytes they are
-            self._head_bytes += len(part)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"the request's head is larger than the {MAX_HEAD_BYTES:,} bytes allowed",
-                )
+        # What it does not tell of is of a header that has not ended, or of a chunk's.
+        large = self._head_bytes + self._silent_bytes > MAX_HEAD_BYTES + SPARE_BYTES
+        if large and self._stage in (HEAD, BODY):
+            self._refuse(_TOO_LARGE, _LARGE)
 
     def _go_on(self, rest: memoryview) -> None:
         """Read on behind a head that offers an upgrade, which is not made.
@@ -177,16 +184,22 @@ class Incoming(asyncio.Protocol, ABC):
         if self._muted:
             return
         self._enter(HEAD)
-        self._head_bytes = 0
+        self._head_bytes = self._silent_bytes = 0
         self._environ, self._url = self._base.copy(), b""
 
     def on_url(self, url: bytes) -> None:
         """Some of the request's target."""
         if not self._muted:
+            self._silent_bytes = 0
             self._url += url
+            framing.check_target(self._url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or behind a body a trailer, which is let go."""
+        self._silent_bytes = 0
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise FramingError(_LARGE, _TOO_LARGE)
         if self._stage == HEAD and (key := variable(name)):
             text, environ = value.decode("latin-1"), self._environ
             if key in environ:
@@ -197,10 +210,10 @@ class Incoming(asyncio.Protocol, ABC):
 
     def on_headers_complete(self) -> None:
         """A request's head is complete; its body follows."""
+        self._head_bytes = self._silent_bytes = 0
         if self._muted:
             return
         parser, environ = self._parser, self._environ
-        framing.check_target(self._url)
         url, version = httptools.parse_url(self._url), parser.get_http_version()
         framing.check(environ, version)
         if url.schema:  # what the target says is what counts (RFC 9112, section 3.2.2)
@@ -213,7 +226,6 @@ class Incoming(asyncio.Protocol, ABC):
         environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
         environ["wsgi.input"] = BytesIO()
         self._upgrade = parser.should_upgrade()
-        self._head_bytes = 0
         self._enter(BODY)
         modern = version == framing.NEWEST
         exchange = self._newest = Exchange(
@@ -226,7 +238,8 @@ class Incoming(asyncio.Protocol, ABC):
 
     def on_body(self, body: bytes) -> None:
         """Some of a request's body."""
-        self._mixed, self._head_bytes, exchange = True, 0, self._newest
+        self._head_bytes = self._silent_bytes = 0
+        exchange = self._newest
         if exchange is None:
             return
         exchange.rest -= len(body)
@@ -244,7 +257,6 @@ class Incoming(asyncio.Protocol, ABC):
             self._upgrade = False
             return
         self._enter(IDLE)
-        self._mixed = True
         if self._newest is not None:
             self._newest.complete, self._newest.rest = True, 0
             # A trailer is not to say that the connection ends (RFC 9110, section 6.5.1), but where

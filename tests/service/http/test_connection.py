@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import service.http.http1
+import service.http.incoming
 from service.http.incoming import MAX_HEAD_BYTES
 from tests.service.connections import GET, LAST, asked, asking, echo
 from tests.service.test_server import DEADLINE
@@ -186,6 +187,62 @@ def test_a_head_is_too_large_in_one_piece_too(size: int) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * size + b"\r\n\r\n"
     answer, _ = asyncio.run(asked(echo, head))
     assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def headers_of(size: int, count: int) -> bytes:
+    """Lines of ``count`` headers that take ``size`` bytes."""
+    each, rest = divmod(size, count)
+    lines = [b"X: %b\r\n" % (b"a" * (each + (rest if n == 0 else 0) - 5)) for n in range(count)]
+    return b"".join(lines)
+
+
+SLICES = (1, 500, service.http.incoming.SLICE_BYTES)
+"""In which bytes may come to be parsed: in small writes, or in one."""
+
+
+@pytest.mark.parametrize("count", [1, 10, 5000])
+@pytest.mark.parametrize(("beyond", "status"), [(0, b"200"), (1, b"431"), (4464, b"431")])
+@pytest.mark.parametrize("trailer", [False, True])
+def test_headers_have_their_limit_however_they_are_cut(
+    count: int, beyond: int, status: bytes, trailer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, most = b"GET /b%b HTTP/1.1\r\n" % (b"a" * 60_000), MAX_HEAD_BYTES + beyond
+    host = b"Host: a\r\nConnection: close\r\n"
+    if trailer:
+        head = (
+            b"POST / HTTP/1.1\r\n" + host + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
+        )
+        sent = head + headers_of(most, count) + b"\r\n"
+    else:
+        sent = line + host + headers_of(most - len(host), count) + b"\r\n"
+    for size in SLICES:
+        monkeypatch.setattr(service.http.incoming, "SLICE_BYTES", size)
+        for before in (b"", GET):
+            answer, _ = asyncio.run(asked(echo, before + sent))
+            assert answer.rpartition(b"HTTP/1.1 ")[2].startswith(status), size
+
+
+@pytest.mark.parametrize(("length", "status"), [(65_535, b"200"), (65_536, b"414")])
+def test_a_target_has_its_limit_however_it_is_cut(
+    length: int, status: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = b"GET /%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % (b"a" * (length - 1))
+    for size in SLICES:
+        monkeypatch.setattr(service.http.incoming, "SLICE_BYTES", size)
+        answer, _ = asyncio.run(asked(echo, sent))
+        assert answer.startswith(b"HTTP/1.1 " + status), size
+
+
+@pytest.mark.parametrize(
+    ("what", "status"), [(b"GET /", b"414"), (b"GET / HTTP/1.1\r\nX: ", b"431")]
+)
+@pytest.mark.parametrize("size", SLICES)
+def test_what_never_ends_is_refused_at_its_limit(
+    what: bytes, status: bytes, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.http.incoming, "SLICE_BYTES", size)
+    answer, _ = asyncio.run(asked(echo, what + b"a" * (80 << 10)))
+    assert answer.startswith(b"HTTP/1.1 " + status)
 
 
 @pytest.mark.parametrize("host", ["b:81", "b", "[::1]:81", "[::1]"])
