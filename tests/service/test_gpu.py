@@ -100,8 +100,9 @@ async def test_want_of_memory_and_what_fails_on_a_cpu_end_no_worker(
 
 SERVICE = """
 import pathlib, sys, time
-from service import repository, server, worker
+from service import server, worker
 from service.__main__ import cli
+from service.models import repository
 from service.models.runtime import CUDA
 
 gone, worker.LEAST_SECONDS = pathlib.Path(sys.argv.pop(1)), float(sys.argv.pop(1))
