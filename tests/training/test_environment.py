@@ -132,7 +132,7 @@ def test_bfloat16_is_computed_where_the_processor_has_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In software it would take twenty times as long as float32."""
+    """In software it would take ten times as long as float32."""
     told = tmp_path / "cpuinfo"
     lines = ["processor\t: 0", "model name\t: EPYC: 2", "", "processor\t: 1"]
     lines[2:2] = [f"flags\t\t: {flags}"] if flags is not None else []
