@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 
 def put_before(app: Flask, gate: Gate) -> None:
     """Let every request of ``app`` come to ``gate`` first."""
+    # To replace this method is Flask's own way to put a middleware before an application.
     app.wsgi_app = app.extensions[_KEY] = gate  # type: ignore[method-assign]
 
 

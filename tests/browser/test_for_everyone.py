@@ -148,7 +148,7 @@ def test_nothing_moves_when_answers_arrive_and_the_spinner_waits(
     spinner = "getComputedStyle(document.querySelector('#answers .right-hand'), '::before')"
     heights = "document.querySelector('#why').getBoundingClientRect().top + scrollY"
     page.wait_for_timeout(200)
-    assert sum(page.evaluate("window.shifts")) < 1e-3  # of which 0.1 is called good
+    assert sum(page.evaluate("window.shifts")) < 0.01  # painted as it is parsed; 0.1 is good
     before = page.evaluate(heights)
     # The opacity, every frame, since the click: the time is the browser's.
     seen = page.evaluate(
@@ -169,7 +169,7 @@ def test_nothing_moves_when_answers_arrive_and_the_spinner_waits(
     held[0].continue_()
     expect_answers(page, "road")
     page.wait_for_timeout(200)
-    assert sum(page.evaluate("window.shifts")) < 1e-3  # of which 0.1 is called good
+    assert sum(page.evaluate("window.shifts")) < 0.01  # painted as it is parsed; 0.1 is good
     assert page.evaluate(heights) == before
     assert page.evaluate(f"{spinner}.content") == "none"
 
