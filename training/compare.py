@@ -18,24 +18,27 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from service.models.study import StudyError, read_studies
+from service.models.study import SCHEMA_VERSION, StudyError, read_studies
 from training.figure import draw
 from training.recipes import RECIPES
 from training.repository import ExportError, held, refuse_other_data, write_text
 from training.seeds import entry_of, refuse_mixtures, summary, that_stay
-from training.table import markdown, sections
+from training.table import markdown
 from training.trial import TrialError, find_trials, read_named, write_atomically
 from training.variants import VARIANTS
 
 # Harrison Jansma's four checkpoints of 2018, evaluated on the 10,000 test pictures with the moving
 # averages they were published with; minutes as his notebook shows them.
 ARTICLE = {
-    "relu_with_bn": {"top1": 0.5677, "top5": 0.8509, "loss": 1.560, "minutes": 20.0},
-    "sigmoid_with_bn": {"top1": 0.5126, "top5": 0.8118, "loss": 1.806, "minutes": 21.1},
-    "relu_without_bn": {"top1": 0.2832, "top5": 0.5882, "loss": 2.853, "minutes": 17.9},
-    "sigmoid_without_bn": {"top1": 0.0100, "top5": 0.0500, "loss": 4.605, "minutes": 18.2},
+    "steps": 40_000,
+    "passes": 64,  # over 50,000 pictures, 80 a step
+    "variants": {
+        "relu_with_bn": {"top1": 0.5677, "top5": 0.8509, "loss": 1.560, "minutes": 20.0},
+        "sigmoid_with_bn": {"top1": 0.5126, "top5": 0.8118, "loss": 1.806, "minutes": 21.1},
+        "relu_without_bn": {"top1": 0.2832, "top5": 0.5882, "loss": 2.853, "minutes": 17.9},
+        "sigmoid_without_bn": {"top1": 0.0100, "top5": 0.0500, "loss": 4.605, "minutes": 18.2},
+    },
 }
-ARTICLE_REFERENCE = {"steps": 40_000, "passes": 64}  # over 50,000 pictures, 80 a step
 
 
 def compare(
@@ -43,9 +46,8 @@ def compare(
 ) -> dict[str, Any]:
     """Compare the frozen trials of ``recipe`` under ``runs``, write the four files into ``to``.
 
-    Returns what ``comparison.json`` holds: the first recipe in the fields of the document itself,
-    the others, each with the same fields, in ``also``. Trials that are not frozen yet are left out
-    and named. Raises ``TrialError`` where none is left, or where they cannot stand in one table;
+    Returns what ``comparison.json`` holds. Trials that are not frozen yet are left out and named.
+    Raises ``TrialError`` where none is left, or where they cannot stand in one table;
     ``ExportError`` where ``to`` is of other data, broken or cannot be written.
     """
     trials: dict[Path, dict[str, Any]] = {}
@@ -88,21 +90,17 @@ def _section(recipe: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
 def _content(section: dict[str, Any], published: list[dict[str, Any]]) -> dict[str, Any]:
     """The document: ``section`` in place of the published one of its recipe, in their order."""
     order = list(RECIPES)
-    first, *others = sorted(
+    sections = sorted(
         [section, *(each for each in published if each["recipe"] != section["recipe"])],
         key=lambda each: order.index(each["recipe"]) if each["recipe"] in order else len(order),
     )
     dataset = section["trials"][0]["dataset"]
     content: dict[str, Any] = _finite(
         {
-            "schema_version": 1,
-            "recipe": first["recipe"],
+            "schema_version": SCHEMA_VERSION,
             "dataset": dataset,
             "article": ARTICLE if dataset["name"] == "cifar100" else None,
-            "article_reference": ARTICLE_REFERENCE,
-            "summary": first["summary"],
-            "trials": first["trials"],
-            "also": others,
+            "recipes": sections,
         }
     )
     return content
@@ -141,7 +139,7 @@ def _published(to: Path, dataset: dict[str, Any]) -> list[dict[str, Any]]:
                 f"trials are of {dataset['name']} ({dataset['checksum'][:12]}…); give another "
                 "folder (--to; with make, MODELS=)"
             )
-        found = sections(published)
+        found: list[dict[str, Any]] = published["recipes"]
         variants = {trial["variant"] for section in found for trial in section["trials"]}
     except (StudyError, KeyError, TypeError) as error:
         raise ExportError(f"{path}: {error}; mend or remove it") from error

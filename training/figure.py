@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from training.table import passes_a_step, sections
 from training.variants import VARIANTS
 
 COLOURS = {"sigmoid": "#d95f02", "relu": "#1b6ca8"}
@@ -33,14 +32,14 @@ def draw(content: dict[str, Any]) -> Any:
 
     matplotlib.rcParams["svg.hashsalt"] = "comparison"
 
-    drawn = sections(content)
+    drawn = content["recipes"]
     figure = Figure(figsize=(10.5, 4.6 * len(drawn)), layout="constrained")
     rows = figure.subplots(len(drawn), 2, squeeze=False)
     for panels, section in zip(rows, drawn, strict=True):
         held_out = _held_out(section)
         for panel, (key, score, label) in zip(panels, PANELS, strict=True):
-            _curves(panel, section["trials"], content["dataset"], key, score, jump=not held_out)
-            _article(panel, content, score)
+            _curves(panel, section["trials"], key, score, jump=not held_out)
+            _article(panel, content["article"], score)
             panel.set_title(f"recipe {section['recipe']}", fontsize=10)
             panel.set_xlabel("passes over the training pictures")
             panel.set_ylabel(f"{'hold-out' if held_out else 'test'} {label}")
@@ -67,13 +66,15 @@ def _held_out(section: dict[str, Any]) -> bool:
     return bool(section["trials"][0]["validation_set"] == "hold-out")
 
 
-def _article(panel: Any, content: dict[str, Any], score: str) -> None:
+def _article(panel: Any, article: dict[str, Any] | None, score: str) -> None:
     """A diamond for each of the article's nets; without batch normalization it is hollow."""
-    for name, scores in (content["article"] or {}).items():
+    if article is None:
+        return
+    for name, scores in article["variants"].items():
         variant = VARIANTS[name]
         colour = COLOURS[variant.activation]
         panel.plot(
-            content["article_reference"]["passes"],
+            article["passes"],
             scores[score],
             marker="D",
             markersize=6,
@@ -86,7 +87,6 @@ def _article(panel: Any, content: dict[str, Any], score: str) -> None:
 def _curves(
     panel: Any,
     trials: list[dict[str, Any]],
-    dataset: dict[str, Any],
     key: str,
     score: str,
     *,
@@ -100,7 +100,7 @@ def _curves(
         variant = VARIANTS[trial["variant"]]
         colour = COLOURS.get(variant.activation, OTHERS)
         steps = [row["step"] for row in trial["history"]]
-        a_step = passes_a_step(trial, dataset)
+        a_step = trial["passes"] / trial["steps"]
         values = [_number(row[key]) for row in trial["history"]]
         first = trial is next(each for each in trials if each["variant"] == variant.name)
         panel.plot(
@@ -112,9 +112,9 @@ def _curves(
             markersize=3.5,
             label=variant.name.replace("_", " ") if first else None,
         )
-        if trial["freeze"] and trial["freeze"]["kind"] == "population":
+        if trial["freeze"]["kind"] == "population":
             frozen = _number(trial["freeze"]["after"][score])
-            kept = trial.get("kept_step", steps[-1])
+            kept = trial["kept_step"]
             panel.plot(
                 kept * a_step,
                 frozen,

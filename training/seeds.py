@@ -23,17 +23,19 @@ BESIDE = ("seed", "dataset")  # of a configuration: these stand in the entry its
 def entry_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """A frozen trial as the comparison holds it. Raises ``TrialError`` without its history."""
     configuration, outcome = record["configuration"], record["outcome"]
+    dataset, hold_out = configuration["dataset"], configuration["hold_out"]
     return {
         "variant": configuration["variant"]["name"],
         "seed": configuration["seed"],
-        "dataset": configuration["dataset"],
+        "dataset": dataset,
         "steps": outcome["steps"],
         "kept_step": outcome["kept_step"],
         "images": outcome["images"],
+        "passes": outcome["images"] / (dataset["train_images"] - hold_out),
         "seconds": outcome["seconds"],
         "images_per_second": outcome["images_per_second"],
         "validation_set": outcome["validation_set"],
-        "hold_out": configuration["hold_out"],
+        "hold_out": hold_out,
         "configuration": {key: value for key, value in configuration.items() if key not in BESIDE},
         "hardware": record["hardware"],
         "backend": record["backend"],
@@ -131,7 +133,7 @@ def that_stay(
 
 def _conflict(published: dict[str, Any], here: list[dict[str, Any]]) -> str | None:
     """Why a published trial cannot stand in one table with those ``here``; None: it can."""
-    if published.get("hold_out", 0) != here[0]["hold_out"]:
+    if published["hold_out"] != here[0]["hold_out"]:
         return "validated on other pictures"
     seeds = [trial for trial in here if trial["variant"] == published["variant"]]
     if not seeds:

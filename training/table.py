@@ -9,21 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def sections(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """The recipes of a comparison, each with ``recipe``, ``summary`` and ``trials``."""
-    own = {key: content[key] for key in ("recipe", "summary", "trials")}
-    return [own, *content.get("also", [])]
-
-
-def passes_a_step(trial: dict[str, Any], dataset: dict[str, Any]) -> float:
-    """Which part of its training pictures a step sees."""
-    pictures = dataset["train_images"] - trial.get("hold_out", 0)
-    return float(trial["images"] / trial["steps"] / pictures)
-
-
 def markdown(content: dict[str, Any]) -> str:
     """The tables of the comparison, one a recipe, with what their numbers are of."""
-    return "\n".join(_table(each, content) for each in sections(content))
+    return "\n".join(_table(each, content) for each in content["recipes"])
 
 
 def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
@@ -36,9 +24,7 @@ def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
     for row in section["summary"]:
         before, after, n = row["before"], row["after"], row["n"]
         passes = sorted(
-            passes_a_step(trial, data) * trial["steps"]
-            for trial in section["trials"]
-            if trial["variant"] == row["variant"]
+            trial["passes"] for trial in section["trials"] if trial["variant"] == row["variant"]
         )
         cells = [
             f"`{row['variant']}`",
@@ -52,27 +38,27 @@ def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
             _loss(after["loss"], n),
         ]
         if article:
-            own = article.get(row["variant"])  # it had four
+            own = article["variants"].get(row["variant"])  # it had four
             cells.append(f"{100 * own['top1']:.2f} %" if own else "—")
         rows.append("| " + " | ".join(cells) + " |")
     trials = section["trials"]
     hardware = "; ".join(sorted({trial["hardware"] for trial in trials}))
     keras = "; ".join(sorted({trial["versions"]["keras"] for trial in trials}))
     backends = "; ".join(sorted({trial["backend"] for trial in trials}))
-    precisions = "; ".join(sorted({trial.get("precision", "float32") for trial in trials}))
+    precisions = "; ".join(sorted({trial["precision"] for trial in trials}))
     note = (
         f"Recipe `{section['recipe']}` on {data['name']}: {data['train_images']:,} training and "
         f"{data['test_images']:,} test pictures. Accuracy and loss are of the test pictures; top-5 "
         f"and loss with the statistics that ship. Fitted in {precisions}. {hardware}; Keras "
         f"{keras} on {backends}.\n"
     )
-    held_out = max(trial.get("hold_out", 0) for trial in trials)
+    held_out = max(trial["hold_out"] for trial in trials)
     if held_out:
         note += f"{held_out:,} of the training pictures were held out: the curves show these.\n"
     kept = [
         f"`{trial['variant']}`, seed {trial['seed']}: {trial['kept_step']:,} of {trial['steps']:,}"
         for trial in trials
-        if trial.get("kept_step", trial["steps"]) != trial["steps"]
+        if trial["kept_step"] != trial["steps"]
     ]
     if kept:
         note += f"Kept are the weights of an earlier step than the last ({'; '.join(kept)}).\n"
@@ -81,7 +67,7 @@ def _table(section: dict[str, Any], content: dict[str, Any]) -> str:
     if article:
         note += (
             "The last column is the article's checkpoint, "
-            f"{content['article_reference']['steps']:,} steps, with its moving averages on the "
+            f"{article['steps']:,} steps, with its moving averages on the "
             f"same {data['test_images']:,} pictures.\n"
         )
     return "\n".join([*rows, "", note])

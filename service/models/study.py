@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "comparison.json"
+SCHEMA_VERSION = 2
 
 
 class StudyError(Exception):
@@ -36,7 +37,7 @@ class Epoch:
 class Curve:
     """One trial: its epochs, and what it scores frozen (None: it has no running statistics).
 
-    Frozen was what it was after ``kept`` passes; None is the last epoch. Where it is ``held_out``,
+    Frozen was what it was after ``kept`` passes. Where it is ``held_out``,
     the epochs are of training pictures that were held out; the frozen net's score is of the test's.
     """
 
@@ -44,8 +45,8 @@ class Curve:
     seed: int
     epochs: tuple[Epoch, ...]
     frozen: Mapping[str, float] | None
-    kept: float | None = None
-    held_out: bool = False
+    kept: float
+    held_out: bool
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,23 @@ class Row:
     passes: float
     seconds: float
     before: Mapping[str, float | None]
-    after: Mapping[str, float | None] | None
+    after: Mapping[str, float | None]
     spread: float | None
     gain: float | None
     article: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
+class Article:
+    """What the article's nets scored, by variant, and after how many passes they ended."""
+
+    passes: float
+    scores: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
 class Study:
-    """Everything; ``article_passes`` is where the article's nets ended, None where unknown."""
+    """One recipe: a row a variant, a curve a trial, and the article where it is of these data."""
 
     recipe: str
     dataset: str
@@ -76,8 +85,7 @@ class Study:
     hardware: tuple[str, ...]
     rows: tuple[Row, ...]
     curves: tuple[Curve, ...]
-    article: Mapping[str, Mapping[str, float]]
-    article_passes: float | None
+    article: Article | None
 
 
 def read_studies(folder: Path) -> tuple[Study, ...]:
@@ -89,51 +97,49 @@ def read_studies(folder: Path) -> tuple[Study, ...]:
     except (OSError, ValueError) as error:
         raise StudyError(f"{FILE} cannot be read: {error}") from None
     try:
-        # The first recipe stands in the document itself, the others, in the same fields, beside it.
-        return tuple(_study({**content, **each}) for each in ({}, *content.get("also", ())))
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise StudyError(
+                f"{FILE} has schema_version {content['schema_version']!r}, and {SCHEMA_VERSION} is "
+                'read here; "make export" writes it where the file is removed'
+            )
+        return tuple(_study(section, content) for section in content["recipes"])
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise StudyError(
             f'{FILE} is not as "make export" writes it ({type(error).__name__}: {error})'
         ) from None
 
 
-def _study(content: Any) -> Study:
-    article = content.get("article") or {}
-    reference = content.get("article_reference") or {}
-    trials, dataset = content["trials"], content["dataset"]
-    curves = [_curve(trial, int(dataset["train_images"])) for trial in trials]
+def _study(section: Any, content: Any) -> Study:
+    dataset, article = content["dataset"], content["article"]
+    trials, scores = section["trials"], article["variants"] if article else {}
     return Study(
-        recipe=str(content["recipe"]),
+        recipe=str(section["recipe"]),
         dataset=str(dataset["name"]),
         test_images=int(dataset["test_images"]),
         hardware=tuple(sorted({str(trial["hardware"]) for trial in trials})),
-        rows=tuple(_row(row, article.get(row["variant"]), curves) for row in content["summary"]),
-        curves=tuple(curves),
-        article=article,
-        article_passes=float(reference["passes"]) if article and "passes" in reference else None,
+        rows=tuple(_row(row, scores.get(row["variant"]), trials) for row in section["summary"]),
+        curves=tuple(_curve(trial) for trial in trials),
+        article=Article(float(article["passes"]), scores) if article else None,
     )
 
 
-def _row(row: Any, article: Mapping[str, float] | None, curves: Sequence[Curve]) -> Row:
-    after = row["after"]
-    own = [curve for curve in curves if curve.variant == row["variant"]]
+def _row(row: Any, article: Mapping[str, float] | None, trials: Sequence[Any]) -> Row:
     return Row(
         variant=str(row["variant"]),
         n=int(row["n"]),
-        passes=max((e.passes for curve in own for e in curve.epochs), default=0.0),
+        passes=max(float(each["passes"]) for each in trials if each["variant"] == row["variant"]),
         seconds=float(row["seconds"]),
         before=_means(row["before"]),
-        after=_means(after) if after else None,
-        spread=_finite((after or row["before"])["top1"]["spread"]) if row["n"] > 1 else None,
+        after=_means(row["after"]),
+        spread=_finite(row["after"]["top1"]["spread"]) if row["n"] > 1 else None,
         gain=_finite(row["gain"]),
         article=article,
     )
 
 
-def _curve(trial: Any, train_images: int) -> Curve:
-    freeze = trial.get("freeze")
-    batch = trial["images"] / trial["steps"]
-    step = batch / (train_images - trial.get("hold_out", 0))
+def _curve(trial: Any) -> Curve:
+    freeze = trial["freeze"]
+    step = trial["passes"] / trial["steps"]  # passes a step
     return Curve(
         variant=str(trial["variant"]),
         seed=int(trial["seed"]),
@@ -142,10 +148,10 @@ def _curve(trial: Any, train_images: int) -> Curve:
             for e in trial["history"]
         ),
         frozen={key: _number(value) for key, value in freeze["after"].items()}
-        if freeze and freeze["kind"] == "population"
+        if freeze["kind"] == "population"
         else None,
-        kept=step * trial["kept_step"] if "kept_step" in trial else None,
-        held_out=trial.get("validation_set") == "hold-out",
+        kept=step * trial["kept_step"],
+        held_out=trial["validation_set"] == "hold-out",
     )
 
 

@@ -97,7 +97,8 @@ class Shift:
 def curves(study: Study, classes: int) -> tuple[Panel, ...]:
     """Accuracy and loss of every trial; loss is cut off well above that of guessing."""
     passes = [epoch.passes for curve in study.curves for epoch in curve.epochs]
-    end = max([*passes, study.article_passes or 0]) or 1.0
+    article = study.article
+    end = max([*passes, article.passes if article else 0]) or 1.0
     held_out = any(curve.held_out for curve in study.curves)
     panels = []
     for key, title, note, say in (
@@ -106,7 +107,7 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
     ):
         values = [getattr(epoch, key) for curve in study.curves for epoch in curve.epochs]
         values += [curve.frozen[key] for curve in study.curves if curve.frozen]
-        values += [each[key] for each in study.article.values()] if study.article_passes else []
+        values += [each[key] for each in article.scores.values()] if article else []
         top = max([*filter(math.isfinite, values), 1e-6])
         if key == "loss":
             top = min(top, 1.3 * math.log(max(classes, 2)))
@@ -130,10 +131,11 @@ def curves(study: Study, classes: int) -> tuple[Panel, ...]:
                 ),
                 lines=tuple(_line(curve, key, end, high, say) for curve in study.curves),
                 references=tuple(
-                    Reference(name, _mark(study.article_passes, score[key], end, high, say))
-                    for name, score in study.article.items()
-                    if study.article_passes
-                ),
+                    Reference(name, _mark(article.passes, score[key], end, high, say))
+                    for name, score in article.scores.items()
+                )
+                if article
+                else (),
             )
         )
     return tuple(panels)
@@ -198,10 +200,8 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
 
 def _line(curve: Curve, key: str, end: float, high: float, say: Callable[[float], str]) -> Line:
     marks = tuple(_mark(each.passes, getattr(each, key), end, high, say) for each in curve.epochs)
-    last = curve.epochs[-1].passes if curve.epochs else 0.0
-    kept = last if curve.kept is None else curve.kept
-    frozen = _mark(kept, curve.frozen[key], end, high, say) if curve.frozen else None
-    left = next((mark for mark in marks if mark.passes == kept and not curve.held_out), None)
+    frozen = _mark(curve.kept, curve.frozen[key], end, high, say) if curve.frozen else None
+    left = next((mark for mark in marks if mark.passes == curve.kept and not curve.held_out), None)
     points = " ".join(f"{mark.x:g},{mark.y:g}" for mark in marks)
     return Line(curve.variant, curve.seed, marks, left, frozen, points)
 

@@ -10,8 +10,8 @@ from typing import Any
 def twenty_epochs(comparison: dict[str, Any]) -> dict[str, Any]:
     """The same trials with 20 epochs each, that rise towards the article's accuracies."""
     content = copy.deepcopy(comparison)
-    for trial in content["trials"]:
-        goal = content["article"][trial["variant"]]
+    for trial in content["recipes"][0]["trials"]:
+        goal = content["article"]["variants"][trial["variant"]]
         share = [1 - math.exp(-epoch / 6) for epoch in range(1, 21)]
         trial["history"] = [
             {
@@ -23,5 +23,5 @@ def twenty_epochs(comparison: dict[str, Any]) -> dict[str, Any]:
             }
             for epoch in range(1, 21)
         ]
-        trial |= {"steps": 40_000, "images": 3_200_000}
+        trial |= {"steps": 40_000, "images": 3_200_000, "passes": 64}
     return content

@@ -15,16 +15,19 @@ from tests.browser.conftest import MODELS, Opener
 from tests.browser.study import twenty_epochs
 
 COMPARISON = json.loads((MODELS / "comparison.json").read_text())
-RECIPE = COMPARISON["recipe"]
+FIRST, MODERN = COMPARISON["recipes"]
+ARTICLE = COMPARISON["article"]["variants"]
 
 
 def row(page: Page, variant: str) -> list[str]:
-    cells = page.locator(f"#study [data-recipe={RECIPE}] tbody tr.{variant} > *").all_inner_texts()
+    cells = page.locator(
+        f"#study [data-recipe={FIRST['recipe']}] tbody tr.{variant} > *"
+    ).all_inner_texts()
     return [re.sub(r"\s", " ", cell) for cell in cells]
 
 
 def test_the_table_is_the_comparisons(page: Page) -> None:
-    for summary in COMPARISON["summary"]:
+    for summary in FIRST["summary"]:
         name = summary["variant"]
         cells = row(page, name)
         spread = f" ± {100 * summary['after']['top1']['spread']:.2f}" if summary["n"] > 1 else ""
@@ -37,7 +40,7 @@ def test_the_table_is_the_comparisons(page: Page) -> None:
         assert cells[7] == "—"  # these nets do not answer here
         *_, now = page.locator("#study tr", has=page.get_by_text(name.replace("_", " "))).all()
         assert float(now.locator("td").nth(6).inner_text().removesuffix("\u202fms")) > 0
-        assert cells[8] == f"{100 * COMPARISON['article'][name]['top1']:.1f} %"
+        assert cells[8] == f"{100 * ARTICLE[name]['top1']:.1f} %"
 
 
 def test_on_a_phone_the_table_begins_with_what_it_is_for(url: str, open_page: Opener) -> None:
@@ -60,7 +63,7 @@ def test_on_a_phone_the_table_begins_with_what_it_is_for(url: str, open_page: Op
 def test_a_box_shows_and_hides_its_variant_in_every_chart(page: Page) -> None:
     parts = page.locator(".chart [data-variant=relu_with_bn]")
     # A curve for each seed and the article's mark, in the two charts of each recipe.
-    sections = [COMPARISON, *COMPARISON.get("also", [])]
+    sections = COMPARISON["recipes"]
     seeds = [trial["variant"] for each in sections for trial in each["trials"]]
     assert parts.count() == 2 * (seeds.count("relu_with_bn") + len(sections))
     box = page.get_by_role("checkbox", name="relu with bn")
@@ -78,7 +81,7 @@ def test_hovering_tells_the_values_of_what_is_shown(page: Page) -> None:
     assert plot is not None
     page.mouse.move(plot["x"] + plot["width"] - 3, plot["y"] + 40)
     reading = chart.locator(".reading")
-    for name, score in COMPARISON["article"].items():
+    for name, score in ARTICLE.items():
         words = f"{name.replace('_', ' ')} 2018 {100 * score['top1']:.1f} %"
         expect(reading).to_contain_text(words.replace(" %", "\u202f%"))
     page.get_by_role("checkbox", name="relu with bn").uncheck()
@@ -108,7 +111,7 @@ def test_marks_stand_where_their_values_say(page: Page) -> None:
         )
     }
     low, high = min(ticks), max(ticks)
-    trial = next(each for each in COMPARISON["trials"] if each["variant"] == "relu_with_bn")
+    trial = next(each for each in FIRST["trials"] if each["variant"] == "relu_with_bn")
     for selector, value in (
         (".curve.relu_with_bn .epoch", trial["history"][-1]["val_accuracy"]),
         (".curve.relu_with_bn .frozen", trial["freeze"]["after"]["top1"]),
@@ -122,7 +125,7 @@ def test_nets_that_do_not_reach_the_articles_are_named(page: Page) -> None:
     best = {}
     for entry in json.loads((MODELS / "manifest.json").read_text())["models"]:
         best[entry["variant"]] = entry["top1"]  # the newest version stands last
-    short = [name for name, top1 in best.items() if top1 < COMPARISON["article"][name]["top1"]]
+    short = [name for name, top1 in best.items() if top1 < ARTICLE[name]["top1"]]
     assert page.locator("#note-short").count() == bool(short)
     for name in short:
         expect(page.locator("#note-short")).to_contain_text(name.replace("_", " "))
@@ -140,7 +143,9 @@ def test_a_long_study_is_drawn_epoch_by_epoch(
     page.keyboard.press("Home")
     for _ in range(4):
         page.keyboard.press("ArrowRight")
-    trial = next(each for each in content["trials"] if each["variant"] == "relu_with_bn")
+    trial = next(
+        each for each in content["recipes"][0]["trials"] if each["variant"] == "relu_with_bn"
+    )
     fifth = trial["history"][4]
     reading = chart.locator(".reading")
     assert fifth["step"] * 80 / 50_000 == 16
@@ -149,8 +154,7 @@ def test_a_long_study_is_drawn_epoch_by_epoch(
 
 
 def test_seeds_are_told_apart(page: Page) -> None:
-    by_modern = COMPARISON["also"][0]["trials"]
-    seeds = {str(each["seed"]) for each in by_modern if each["variant"] == "relu_with_bn"}
+    seeds = {str(each["seed"]) for each in MODERN["trials"] if each["variant"] == "relu_with_bn"}
     assert len(seeds) > 1
     chart = page.locator("[data-recipe=modern] .chart").first
     chart.focus()

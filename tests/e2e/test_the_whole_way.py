@@ -132,7 +132,8 @@ def test_the_page_shows_the_models_and_their_study(exported: Path, service: str)
     assert "trained on drawn pictures, not on photographs" in " ".join(page.split())
     assert "2 of the study's four variants" in " ".join(page.split())
     content = json.loads((exported / "exported_models" / "comparison.json").read_text())
-    for row in content["summary"]:
+    (section,) = content["recipes"]
+    for row in section["summary"]:
         assert f"{100 * row['before']['top1']['mean']:.1f}\u202f%" in page
         assert f'class="curve {row["variant"]}"' in page
 
@@ -140,7 +141,8 @@ def test_the_page_shows_the_models_and_their_study(exported: Path, service: str)
 def test_the_comparison_stands_beside_the_models(exported: Path) -> None:
     models = exported / "exported_models"
     content = json.loads((models / "comparison.json").read_text())
-    assert [row["variant"] for row in content["summary"]] == ["sigmoid_without_bn", "relu_with_bn"]
+    (section,) = content["recipes"]
+    assert [row["variant"] for row in section["summary"]] == ["sigmoid_without_bn", "relu_with_bn"]
     assert "relu_with_bn" in (models / "comparison.md").read_text()
     with Image.open(models / "comparison.png") as figure:
         assert figure.width > 1000

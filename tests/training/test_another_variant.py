@@ -52,7 +52,7 @@ def test_a_further_variant_goes_the_whole_way(
     expected = keras_answers(fitted.frozen, dataset.test_images[:20])
     np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
     content = compare(tmp_path / "runs", "test", models, lambda _: None)
-    assert [each["variant"] for each in content["summary"]] == [row.name]
+    assert [each["variant"] for each in content["recipes"][0]["summary"]] == [row.name]
     assert f"| `{row.name}` | 1 |" in markdown(content)
     of_cifar100 = markdown(content | {"article": ARTICLE})  # whose nets were four
     assert of_cifar100.splitlines()[2].endswith(" | — |")

@@ -11,19 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.models.card import FrozenLayer
-from service.models.study import Curve, Epoch, Study
+from service.models.study import Article, Curve, Epoch, Study
 from service.site import wording
 from service.site.charts import curves, layer_label, nice_ticks, shifts
 
 
 def study(curve: Curve, article_passes: float | None = None) -> Study:
-    article = {curve.variant: {"top1": 0.5, "top5": 0.8, "loss": 2.0}} if article_passes else {}
-    return Study("quick", "synthetic", 100, ("a test",), (), (curve,), article, article_passes)
+    scores = {curve.variant: {"top1": 0.5, "top5": 0.8, "loss": 2.0}}
+    article = Article(article_passes, scores) if article_passes else None
+    return Study("quick", "synthetic", 100, ("a test",), (), (curve,), article)
 
 
 def test_a_curve_runs_from_left_to_right_and_up_with_accuracy() -> None:
     epochs = (Epoch(1.5, 0.1, 4.0), Epoch(3.0, 0.25, 3.0), Epoch(6.0, 0.4, 2.0))
-    curve = Curve("relu_with_bn", 0, epochs, {"top1": 0.45, "top5": 0.8, "loss": 1.8})
+    curve = Curve("relu_with_bn", 0, epochs, {"top1": 0.45, "top5": 0.8, "loss": 1.8}, 6.0, False)
     accuracy, loss = curves(study(curve, 12.0), 100)
     (line,) = accuracy.lines
     assert [mark.x for mark in line.marks] == [12.5, 25, 50]
@@ -42,7 +43,7 @@ def test_a_curve_runs_from_left_to_right_and_up_with_accuracy() -> None:
 
 def test_a_wild_loss_does_not_flatten_the_others() -> None:
     epochs = (Epoch(1.0, 0.1, 900.0), Epoch(2.0, 0.2, 3.0), Epoch(3.0, 0.2, math.nan))
-    _, loss = curves(study(Curve("relu_with_bn", 0, epochs, None)), 100)
+    _, loss = curves(study(Curve("relu_with_bn", 0, epochs, None, 3.0, False)), 100)
     wild, tame, unknown = loss.lines[0].marks
     assert wild.y < 0 < tame.y < 80
     assert wild.text == "900.000"

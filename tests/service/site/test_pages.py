@@ -225,7 +225,8 @@ def test_a_card_names_the_step_that_was_kept_and_the_pictures_held_out(
         (None, "there is no comparison.json"),
         ("{", "comparison.json cannot be read"),
         ("[]", "comparison.json is not as"),
-        ('{"trials": 1, "recipe": "x"}', "comparison.json is not as"),
+        ('{"schema_version": 2}', "comparison.json is not as"),
+        ('{"schema_version": 1}', "has schema_version 1, and 2 is read here"),
         (
             (SHIPPED / "comparison.json").read_text().replace('"steps": 30000', '"steps": 0'),
             "comparison.json is not as .*ZeroDivisionError",
@@ -272,35 +273,36 @@ def test_the_page_is_made_once_of_what_was_there_with_the_models(
         assert client.head(path).headers["Content-Length"] == str(len(first.data))
 
 
-def test_a_comparison_may_say_more_and_may_be_unfrozen(tmp_path: Path) -> None:
+def test_a_comparison_may_say_more_and_may_have_no_article(tmp_path: Path) -> None:
     content = json.loads((SHIPPED / "comparison.json").read_text())
     content["more"] = {"of": "this"}
-    for row in content["summary"]:
-        row["n"], row["more"], row["after"], row["gain"] = 3, 1, None, None
-        row["before"]["top5"] = {"mean": float("nan"), "spread": 0.0}
-    for trial in content["trials"]:
-        trial["freeze"] = None
+    section = content["recipes"][0]
+    for row in section["summary"]:
+        row["n"], row["more"] = 3, 1
+        row["before"]["top5"] = {"mean": None, "spread": None}  # one of the nets diverged
+    for trial in section["trials"]:
         trial["history"][0]["learning_rate"] = 0.1
     content["article"] = None
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     study, *_ = read_studies(tmp_path)
-    assert [row.variant for row in study.rows] == [row["variant"] for row in content["summary"]]
-    assert all(row.before["top5"] is None and row.after is None for row in study.rows)
-    assert all(curve.frozen is None for curve in study.curves)
-    assert (study.article, study.article_passes) == ({}, None)
+    assert [row.variant for row in study.rows] == [row["variant"] for row in section["summary"]]
+    assert all(row.before["top5"] is None for row in study.rows)
+    assert study.article is None
+    assert all(row.article is None for row in study.rows)
 
 
 def test_seeds_are_shown_as_their_mean_and_spread(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     shutil.copytree(settings.models_dir, folder)
     content = json.loads((SHIPPED / "comparison.json").read_text())
-    alone, several = content["summary"][:2]
+    summary = content["recipes"][0]["summary"]
+    alone, several = summary[:2]
     alone["n"] = 1
     several |= {"n": 3, "after": several["after"] | {"top1": {"mean": 0.5012, "spread": 0.0043}}}
     (folder / "comparison.json").write_text(json.dumps(content))
     page = create_app(replace(settings, models_dir=folder)).test_client().get("/").text
     rows = re.findall(r'<tr class="(\w+)"><th scope="row">(.*?)</tr>', page)
-    found = {name: re.sub(r"<.*?>", "", text) for name, text in rows[: len(content["summary"])]}
+    found = {name: re.sub(r"<.*?>", "", text) for name, text in rows[: len(summary)]}
     assert "mean of 3" in found[several["variant"]]
     assert "50.1\N{NARROW NO-BREAK SPACE}% ± 0.43" in found[several["variant"]]
     assert "mean of" not in found[alone["variant"]]

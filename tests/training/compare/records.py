@@ -21,6 +21,12 @@ def change(folder: Path, how: Callable[[dict[str, Any]], None]) -> None:
     write_record(folder, record)
 
 
+def only(content: dict[str, Any]) -> dict[str, Any]:
+    """The one recipe of the comparison."""
+    (section,) = content["recipes"]
+    return dict(section)
+
+
 def add_a_variant(runs: Path) -> None:
     """The net of recipe ``two``, as if it were by recipe ``one``."""
     shutil.copytree(runs / "two/relu_without_bn", runs / "one/relu_without_bn")

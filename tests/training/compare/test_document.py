@@ -20,6 +20,7 @@ from tests.training.compare.records import (
     faster,
     fitted_only,
     held_out,
+    only,
     quiet,
 )
 from tests.training.export.published import contents
@@ -37,17 +38,17 @@ def test_another_recipe_is_added_and_the_same_one_replaced(runs: Path, tmp_path:
     to = tmp_path / "to"
     first = compare(runs, "one", to, quiet)
     both = compare(runs, "two", to, quiet)
-    assert both["also"] == [{key: first[key] for key in ("recipe", "summary", "trials")}]
-    assert both["recipe"] == "two"
+    sections = {each["recipe"]: each for each in both["recipes"]}
+    assert list(sections) == ["two", "one"]
+    assert sections["one"] == only(first)
     assert json.loads((to / "comparison.json").read_text()) == both
     shutil.rmtree(runs / "one/relu_with_bn/seed-1")
     change(runs / "one/relu_with_bn/seed-0", faster)
     again = compare(runs, "one", to, quiet)
-    sections = {each["recipe"]: each for each in (again, *again["also"])}
-    assert set(sections) == {"one", "two"}
-    (trial,) = sections["one"]["trials"]
+    one, two = again["recipes"]
+    (trial,) = one["trials"]
     assert trial["configuration"]["recipe"]["learning_rate"] == 0.5
-    assert sections["two"]["trials"] == both["trials"]
+    assert two == sections["two"]
     text = (to / "comparison.md").read_text()
     assert text.count("| variant | seeds |") == 2
     assert (to / "comparison.png").stat().st_size > 10_000
@@ -59,14 +60,14 @@ def test_variants_without_a_trial_here_stay_as_they_were_published(
     to = tmp_path / "to"
     add_a_variant(runs)
     first = compare(runs, "one", to, quiet)
-    assert [row["variant"] for row in first["summary"]] == ["relu_without_bn", "relu_with_bn"]
+    assert [row["variant"] for row in only(first)["summary"]] == ["relu_without_bn", "relu_with_bn"]
     shutil.rmtree(runs / "one/relu_without_bn")
     said: list[str] = []
     assert compare(runs, "one", to, said.append) == first
     assert said[0] == "relu_without_bn, seed 0: has no trial here, stays as it was published"
     for seed in (0, 1):
         change(runs / f"one/relu_with_bn/seed-{seed}", held_out)
-    (row,) = compare(runs, "one", to, said.append)["summary"]
+    (row,) = only(compare(runs, "one", to, said.append))["summary"]
     assert row["variant"] == "relu_with_bn"
     left_out = "has no trial here, and validated on other pictures; left out"
     assert f"relu_without_bn, seed 0: {left_out}" in said
@@ -94,8 +95,8 @@ def test_a_published_variant_that_nobody_knows_any_more_is_refused_and_stays(
 ) -> None:
     to = tmp_path / "to"
     content = compare(runs, "two", to, quiet)
-    for trial in content["trials"]:
-        trial["variant"] = "relu_with_gn"
+    for each in (*only(content)["summary"], *only(content)["trials"]):
+        each["variant"] = "relu_with_gn"
     (to / "comparison.json").write_text(json.dumps(content))
     before = contents(to)
     with pytest.raises(ExportError, match=r"json: has trials of relu_with_gn, which training/vari"):
@@ -113,9 +114,9 @@ def test_trials_that_are_not_frozen_do_not_count(runs: Path, tmp_path: Path) -> 
     change(runs / "one/relu_with_bn/seed-1", fitted_only)
     said: list[str] = []
     content = compare(runs, "one", tmp_path / "to", said.append)
-    assert [row["n"] for row in content["summary"]] == [1]
-    assert content["summary"][0]["after"]["top1"] == {"mean": 0.30, "spread": 0.0}
-    assert len(content["trials"]) == 1
+    assert [row["n"] for row in only(content)["summary"]] == [1]
+    assert only(content)["summary"][0]["after"]["top1"] == {"mean": 0.30, "spread": 0.0}
+    assert len(only(content)["trials"]) == 1
     assert "seed-1: not frozen yet, left out" in said[0]
 
 
@@ -208,7 +209,7 @@ def test_the_article_s_nets_stand_at_their_own_passes(runs: Path, tmp_path: Path
     ]
     assert sum(len(panel.lines) for panel in of_cifar100.axes) == ours + len(theirs)
     found = [(*line.get_xdata(), *line.get_ydata()) for line in theirs]
-    scores = [(64, ARTICLE[name][key]) for key in ("top1", "loss") for name in ARTICLE]
+    scores = [(64, net[key]) for key in ("top1", "loss") for net in ARTICLE["variants"].values()]
     assert found == scores
 
 

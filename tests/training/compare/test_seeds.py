@@ -17,6 +17,7 @@ from tests.training.compare.records import (
     faster,
     frozen_by_fewer,
     held_out,
+    only,
     quiet,
 )
 from tests.training.export.published import contents
@@ -27,7 +28,7 @@ from training.trial import TrialError
 
 def test_seeds_come_as_mean_and_standard_deviation(runs: Path, tmp_path: Path) -> None:
     content = compare(runs, "one", tmp_path / "to", quiet)
-    (row,) = content["summary"]
+    (row,) = only(content)["summary"]
     assert row["n"] == 2
     assert row["after"]["top1"]["mean"] == pytest.approx(0.32)
     assert row["after"]["top1"]["spread"] == pytest.approx(statistics.stdev([0.30, 0.34]))
@@ -46,7 +47,7 @@ def test_seeds_that_were_published_before_add_up(runs: Path, tmp_path: Path) -> 
     both = compare(runs, "one", tmp_path / "together", quiet)
     shutil.move(folder / "seed-0", tmp_path / "elsewhere")
     alone = compare(runs, "one", to, quiet)
-    assert [trial["seed"] for trial in alone["trials"]] == [1]
+    assert [trial["seed"] for trial in only(alone)["trials"]] == [1]
     shutil.move(folder / "seed-1", tmp_path / "gone")
     shutil.move(tmp_path / "elsewhere", folder / "seed-0")
     said: list[str] = []
@@ -84,11 +85,11 @@ def test_a_published_trial_of_another_kind_is_no_further_seed(
     how: Callable[[dict[str, Any]], None], says: str, runs: Path, tmp_path: Path
 ) -> None:
     content = compare(runs, "one", tmp_path, quiet)
-    how(content["trials"][1])
+    how(only(content)["trials"][1])
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     shutil.rmtree(runs / "one/relu_with_bn/seed-1")
     said: list[str] = []
-    (trial,) = compare(runs, "one", tmp_path, said.append)["trials"]
+    (trial,) = only(compare(runs, "one", tmp_path, said.append))["trials"]
     assert trial["seed"] == 0
     assert said[0].startswith(f"relu_with_bn, seed 1: has no trial here, and {says}")
     assert said[0].endswith("; left out")
@@ -98,10 +99,10 @@ def test_a_knob_that_a_published_trial_does_not_know_has_its_default(
     runs: Path, tmp_path: Path
 ) -> None:
     content = compare(runs, "one", tmp_path, quiet)
-    assert content["trials"][1]["configuration"]["recipe"].pop("label_smoothing") == 0.0
+    assert only(content)["trials"][1]["configuration"]["recipe"].pop("label_smoothing") == 0.0
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     shutil.rmtree(runs / "one/relu_with_bn/seed-1")
-    assert compare(runs, "one", tmp_path, quiet)["summary"] == content["summary"]
+    assert only(compare(runs, "one", tmp_path, quiet))["summary"] == only(content)["summary"]
 
 
 @pytest.mark.parametrize(
