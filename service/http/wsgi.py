@@ -94,9 +94,9 @@ class OnLoop:
                 self._gate.hung_up(environ, error.taken, time.monotonic() - begun)
             raise
         except NoRoomError as error:
-            seconds = time.monotonic() - begun
-            headers, body = self._gate.no_room(environ, error.taken, seconds)
-            return _written(environ, STATUS_LINE, headers, body)
+            # ``body`` stays what was taken, which is nothing: it is what is let go of below.
+            refused = self._gate.no_room(environ, error.taken, time.monotonic() - begun)
+            return _written(environ, STATUS_LINE, *refused)
         finally:
             self._bodies.let_go(body)
             environ.clear()  # what has been made of it holds it: together they would be garbage

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import requests
 
 from service.http.bodies import SMALL, Bodies, HungUpError, NoRoomError
+from service.http.wsgi import OnLoop
 from service.journal import DELAY
 from tests.service.clients import PICTURE, connect, connections, head_of
 from tests.service.engines import make_bodies
@@ -143,6 +145,19 @@ def test_a_body_that_has_stood_still_for_a_second_gives_way_to_another(
         taken.append(bodies.take(still))
         assert taken == [b"123456789"]
     assert bodies.held == sum(map(len, taken))
+
+
+def test_a_refusal_for_want_of_room_makes_no_room() -> None:
+    """Else every refused upload would leave the limit a little looser, for good."""
+    bodies = make_bodies(100, queue_bytes=10)
+    others = bodies.take(in_parts(b"123456", b"78"))
+    gate: Any = SimpleNamespace(no_room=lambda *_: ([], b"an answer of its own length"))
+    server = OnLoop(cast(Any, None), gate, bodies)
+    for _ in range(3):
+        answer = server({"CONTENT_LENGTH": "12"}, in_parts(b"123", b"456", b"789"))
+        assert answer.head.startswith(b"HTTP/1.1 503 ")
+        assert answer.body == b"an answer of its own length"
+        assert bodies.held == len(others)
 
 
 @pytest.mark.parametrize(
