@@ -1,9 +1,10 @@
 """Forms as nearly every client writes them, read in a twentieth of the time.
 
-In: a multipart body and its Content-Type. Out: (field, file name, content) of each file, or None
-for whatever is not quite plain: an escape, another header, a text field, a preamble, a part
-without a file. Werkzeug's parser then reads it. Where this one answers, both find the same, but for
-file names in Latin-1, which only this one reads. What keeps both from finding a form is told here.
+In: a multipart body, its Content-Type, and how many files it may hold. Out: (field, file name,
+content) of each file, or None for whatever is not quite plain: an escape, another header, a text
+field, a preamble, a part without a file, more of them, a head that is long. Werkzeug's parser then
+reads it, or refuses it. Where this one answers, both find the same, but for file names in Latin-1,
+which only this one reads. What keeps both from finding a form is told here.
 """
 
 from __future__ import annotations
@@ -12,22 +13,26 @@ import re
 
 _BOUNDARY = re.compile(r'multipart/form-data; *boundary="?([A-Za-z0-9_.-]{1,70})"?', re.ASCII)
 _HEAD = re.compile(
-    rb'\r\nContent-Disposition: form-data; name="([ -!#-$&-\[\]-~]*)"; '
-    rb'filename="([ -!#-$&-\[\]-~\x80-\xff]+)"(?:\r\nContent-Type: [ -~]*)?\r\n\r\n',
+    rb'\r\nContent-Disposition: form-data; name="([ -!#-$&-\[\]-~]{0,999})"; '
+    rb'filename="([ -!#-$&-\[\]-~\x80-\xff]{1,999})"(?:\r\nContent-Type: [ -~]{0,999})?\r\n\r\n',
     re.IGNORECASE,
 )
-"""The quoted texts lack ``"``, ``%`` and ``\\``; the field's is printable ASCII."""
+"""The quoted texts lack ``"``, ``%`` and ``\\``; the field's is printable ASCII. None has so many
+bytes that Werkzeug would refuse it."""
 
 _LEFT_TO_THE_CLIENT = "let the client that writes the form set the Content-Type"
 
 
-def plain_files(body: bytes, content_type: str) -> list[tuple[str, str, bytes]] | None:
-    """The files of ``body``, or None where Werkzeug should have a look."""
+def plain_files(body: bytes, content_type: str, most: int) -> list[tuple[str, str, bytes]] | None:
+    """The files of ``body``, at most so many, or None where Werkzeug should have a look.
+
+    What follows the last that is allowed is not taken apart: it may be millions of parts.
+    """
     kind = _BOUNDARY.fullmatch(content_type)
     if kind is None:
         return None
     line = b"--" + kind[1].encode()
-    first, *parts = (b"\r\n" + body).split(b"\r\n" + line)
+    first, *parts = (b"\r\n" + body).split(b"\r\n" + line, most + 1)
     if first or not parts or parts.pop() not in (b"--\r\n", b"--"):
         return None
     files = []

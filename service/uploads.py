@@ -256,8 +256,8 @@ def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, b
     body = read_body(request, settings.max_body_bytes)
     if not body:
         raise _no_body()
-    plain = plain_files(body, request.content_type or "")
-    if plain and len(plain) <= settings.max_images and all(field == FIELD for field, _, _ in plain):
+    plain = plain_files(body, request.content_type or "", settings.max_images)
+    if plain and all(field == FIELD for field, _, _ in plain):
         return [(name, content) for _, name, content in plain]
     boundary = request.mimetype_params.get("boundary", "")
     fault = boundary_fault(body, boundary)
@@ -269,7 +269,7 @@ def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, b
         raise Problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the form has more parts than the {settings.max_images} pictures that one request "
-            "may hold, or a text field that is too long",
+            "may hold, or a text field or a part's headers that are too long",
         ) from None
     except ValueError as error:
         raise Problem(HTTPStatus.BAD_REQUEST, form_fault(body, boundary, error)) from None
