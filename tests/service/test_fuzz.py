@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 
 from tests.service.formats import FORMATS, SOURCES
 from tests.service.mutations import changed_forms, changed_pictures
@@ -35,10 +36,15 @@ KEPT = 600
 
 REFUSALS = {400, 413, 415, 422}
 
+PATIENCE = 60
+"""Seconds for an answer: none of the cases takes one, but on a busy machine the server may get no
+turn for long, and then 504 would be right."""
+
 
 @pytest.fixture(scope="module")
 def server(models_dir: Path) -> Iterator[Running]:
     limits = {"MAX_PIXELS": "300000", "MAX_REQUEST_PIXELS": "600000", "MAX_IMAGES": "4"}
+    limits["DEADLINE_SECONDS"] = str(PATIENCE)
     with started(models_dir, LOG_LEVEL="error", WEB_CONCURRENCY="1", **limits) as running:
         wait_until_alive(running)
         yield running
@@ -47,9 +53,12 @@ def server(models_dir: Path) -> Iterator[Running]:
 class Fuzzer:
     """Sends bodies over one connection, and judges the answers."""
 
-    def __init__(self, server: Running) -> None:
+    def __init__(self, server: Running, name: str) -> None:
         self._server = server
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        self._name = name
+        self._connection = http.client.HTTPConnection(
+            "127.0.0.1", server.port, timeout=2 * PATIENCE
+        )
         self.statuses: Counter[int] = Counter()
 
     def send(self, body: bytes, content_type: str, path: str = "/predict") -> None:
@@ -58,8 +67,9 @@ class Fuzzer:
             self._connection.request("POST", path, body, headers)
             response = self._connection.getresponse()
             answer = response.read()
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException) as error:
             self.close()  # the next case begins with a new connection
+            error.add_note(f"the server's log ends with {self._server.lines()[-3:]}")
             raise
         self.statuses[response.status] += 1
         if response.status == 200:
@@ -76,10 +86,23 @@ class Fuzzer:
     def close(self) -> None:
         self._connection.close()
 
+    def _failures(self) -> ExampleDatabase | None:
+        """Where hypothesis keeps this test's failures, to begin with them the next time.
+
+        It knows a test by the source of the function that it calls, which is the same one in all
+        of these: each would throw away the others' failures, as those are none of its own.
+        """
+        all_tests = settings.default.database if settings.default else None
+        if not isinstance(all_tests, DirectoryBasedExampleDatabase):
+            return all_tests
+        return DirectoryBasedExampleDatabase(all_tests.path.with_name(self._name))
+
     def check(self, cases: int, strategy: Any, send: Callable[[Any], None]) -> None:
         """Let hypothesis find ``cases`` cases, some of which must be answered and some refused."""
 
-        @settings(max_examples=cases, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=cases, suppress_health_check=list(HealthCheck), database=self._failures()
+        )
         @given(strategy)
         def check(case: Any) -> None:
             send(case)
@@ -101,8 +124,8 @@ def assert_probable(answer: dict[str, Any], path: str) -> None:
 
 
 @pytest.fixture
-def fuzzer(server: Running) -> Iterator[Fuzzer]:
-    with contextlib.closing(Fuzzer(server)) as fuzzer:
+def fuzzer(server: Running, request: pytest.FixtureRequest) -> Iterator[Fuzzer]:
+    with contextlib.closing(Fuzzer(server, request.node.name)) as fuzzer:
         yield fuzzer
 
 
