@@ -3,11 +3,12 @@
 Pillow reads a file's parts (PNG chunks, JPEG segments, GIF blocks) one by one, in Python, and
 inflates every text and profile: a small file can keep it busy for seconds, and fill gigabytes. So
 it gets none of what no pixel depends on; that which may say which way is up is handed out beside.
-A file with nothing to leave out comes back as it is. WebP and BMP have no parts that are read so.
+A file with nothing to leave out comes back as it is. WebP and BMP have no parts that are read so;
+of a BMP it is the colours, which Pillow looks at one by one.
 
 What it costs is bounded by the limits below. No state: safe in any thread. Sources: PNG
-specification (third edition), sections 5 and 11; ITU-T T.81, annex B; GIF89a specification; what
-Pillow and libjpeg make of each.
+specification (third edition), sections 5 and 11; ITU-T T.81, annex B; GIF89a specification;
+Microsoft's BITMAPINFOHEADER; what Pillow and libjpeg make of each.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ MOST_SEGMENTS = 2_000
 
 MOST_SCANS = 50
 """A JPEG may have so many scans, each of which goes over all pixels; progressive ones have ten."""
+
+MOST_COLOURS = 256
+"""A BMP's palette may have so many, as many as its pixels can name. A header may claim thousands in
+a file of a hundred bytes, and Pillow takes as long over those that are not there."""
 
 MOST_TEXT = 1 << 16
 """Bytes of a PNG's text that are read, packed, and as many that come of them."""
@@ -219,4 +224,25 @@ def _gif(data: bytes) -> Trimmed:
     raise ValueError
 
 
-_TRIMS: dict[str, Callable[[bytes], Trimmed]] = {"PNG": _png, "JPEG": _jpeg, "GIF": _gif}
+_WITH_COLOURS = 40
+"""Bytes of a BMP's second header, if not more, where it says how many colours there are."""
+_DEEPEST = 8
+"""Bits of a BMP's pixel that names a colour of its palette; deeper ones are colours themselves."""
+
+
+def _bmp(data: bytes) -> Trimmed:
+    """The file as it is, unless it claims too many colours."""
+    size, bits, colours = (
+        int.from_bytes(data[at:end], "little") for at, end in ((14, 18), (28, 30), (46, 50))
+    )
+    if size >= _WITH_COLOURS and bits <= _DEEPEST and colours > MOST_COLOURS:
+        raise TooManyPartsError(f"{MOST_COLOURS} colours")
+    return Trimmed(data)
+
+
+_TRIMS: dict[str, Callable[[bytes], Trimmed]] = {
+    "PNG": _png,
+    "JPEG": _jpeg,
+    "GIF": _gif,
+    "BMP": _bmp,
+}

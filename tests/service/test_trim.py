@@ -50,6 +50,15 @@ def with_blocks(*extensions: tuple[int, list[bytes]]) -> bytes:
     return GIF[:head] + b"".join(written) + GIF[head:]
 
 
+def with_colours(claimed: int, *, bits: int = 8) -> bytes:
+    """A BMP of 8 x 8 pixels, whose header claims so many colours; 256 are there."""
+    pixels = bytes(range(bits)) * 8
+    colours = bytes(range(256)) * 4
+    head = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, bits, 0, 0, 0, 0, claimed, 0)
+    start = 14 + len(head) + len(colours)
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + head + colours + pixels
+
+
 def international(text: bytes) -> bytes:
     return chunk(b"iTXt", b"note\0\1\0\0\0" + zlib.compress(text))
 
@@ -139,6 +148,7 @@ COSTLY: dict[str, tuple[str, Callable[[], bytes]]] = {
     "GIF of comments": ("20000 blocks", lambda: with_blocks((0xFE, [b"a"] * 5_000_000))),
     "GIF of empty extensions": ("20000 blocks", lambda: with_blocks(*[(0xFE, [])] * 3_000_000)),
     "GIF of zeros": ("broken", lambda: GIF[:13] + bytes(10 << 20)),
+    "BMP of colours": ("256 colours", lambda: with_colours(65_536)),
 }
 
 
@@ -149,6 +159,17 @@ def test_what_would_take_seconds_is_refused_at_once(why: str, make: Callable[[],
     with pytest.raises(UndecodablePictureError, match=why):
         decode(data, max_pixels=10**6)
     assert time.process_time() - begun < 0.5  # without bounds 2 to 7
+
+
+def test_a_bmp_of_as_many_colours_as_its_pixels_can_name_is_decoded() -> None:
+    np.testing.assert_array_equal(seen(with_colours(256)), seen(with_colours(0)))  # 0: all
+    with pytest.raises(UndecodablePictureError, match="256 colours"):
+        seen(with_colours(257))
+
+
+def test_a_bmp_without_a_palette_may_say_how_many_colours_it_has() -> None:
+    plain = with_colours(0, bits=24)
+    np.testing.assert_array_equal(seen(with_colours(65_536, bits=24)), seen(plain))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WebP", "BMP"])
