@@ -12,8 +12,8 @@ In the order in which a request meets them:
         docs/               the OpenAPI document and /docs
         health, metrics     for orchestrators and Prometheus
     operations, keys        what a view takes and answers, declared; who may ask
-    uploads, pictures       a request's pictures: found (forms), trimmed (trim, upright), decoded
-                            (decoding: the large ones, in threads)
+    uploads, pictures       a request's pictures: found (files, forms), trimmed (trim, upright),
+                            decoded (decoding: the large ones, in threads)
     compute, engine         which pictures are computed together, and when (gpu: if it still can)
     models/                 the repository: manifest, cards, ONNX Runtime's sessions
     answers, problems       probabilities, and errors, as an answer

@@ -1,8 +1,8 @@
 """The pictures of one request, as the nets take them.
 
 A request brings either a multipart form whose field ``image`` holds one file or more, or one
-picture as its raw body, whatever its Content-Type says. Everything stays in memory, and within
-the limits of the settings.
+picture as its raw body, whatever its Content-Type says (``service.files``). Small ones are decoded
+in the event loop, large ones in threads (``service.decoding``), within the limits of the settings.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from service.compute import NOT_DONE, refusal
 from service.decoding import Check
 from service.engine import never
-from service.forms import boundary_fault, form_fault, plain_files
+from service.files import FIELD, read_files, shown
 from service.http.wsgi import GONE
 from service.messages import Request, current
 from service.metrics import metrics
@@ -42,8 +41,6 @@ from service.problems import Problem, Refusals
 from service.settings import Settings
 from service.state import decoding
 from service.state import settings as current_settings
-
-FIELD = "image"
 
 FORM = "application/x-www-form-urlencoded"
 BY_CURL = "; curl sends a file as it is by --data-binary @FILE"
@@ -136,13 +133,7 @@ def read_upload() -> Upload:
     422 (cannot be decoded), and 503 or 504 where large ones would wait for too long.
     """
     request, settings = current(), current_settings()
-    if request.mimetype == "multipart/form-data":
-        parts = _multipart(request, settings)
-    else:
-        body = read_body(request, settings.max_body_bytes)
-        if not body:
-            raise _no_body()
-        parts = [(None, body)]
+    parts = read_files(request, settings)
     work = _Work(parts, settings)
     try:
         if work.bytes > INLINE_BYTES:
@@ -228,63 +219,6 @@ class _Work:
             yield image  # without the lock: the next one's turn may be in another thread
 
 
-def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, which is then parsed from memory. Raises ``Problem`` 400 and 413."""
-    body = b""
-    try:
-        body = request.get_data()
-        too_large = len(body) > limit
-    except RequestEntityTooLarge:
-        too_large = True
-    except Exception as error:  # each WSGI server has its own types for broken chunks
-        raise Problem(HTTPStatus.BAD_REQUEST, "the body cannot be read to its end") from error
-    if too_large:
-        raise Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the body is larger than the {limit:,} bytes allowed",
-        )
-    if len(body) < (request.content_length or 0):
-        raise Problem(
-            HTTPStatus.BAD_REQUEST,
-            f"the body ends after {len(body)} of {request.content_length} bytes",
-        )
-    return body
-
-
-def _multipart(request: Request, settings: Settings) -> list[tuple[str | None, bytes]]:
-    """The files of field ``image``, in their order."""
-    body = read_body(request, settings.max_body_bytes)
-    if not body:
-        raise _no_body()
-    plain = plain_files(body, request.content_type or "", settings.max_images)
-    if plain and all(field == FIELD for field, _, _ in plain):
-        return [(name, content) for _, name, content in plain]
-    boundary = request.mimetype_params.get("boundary", "")
-    fault = boundary_fault(body, boundary)
-    if fault:
-        raise Problem(HTTPStatus.BAD_REQUEST, fault)
-    try:
-        form, uploads = request.form, request.files
-    except RequestEntityTooLarge:
-        raise Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the form has more parts than the {settings.max_images} pictures that one request "
-            "may hold, or a text field or a part's headers that are too long",
-        ) from None
-    except ValueError as error:
-        raise Problem(HTTPStatus.BAD_REQUEST, form_fault(body, boundary, error)) from None
-    strangers = sorted({name or "" for name in (*form, *uploads)} - {FIELD})  # None: no name
-    if strangers:
-        named = ", ".join(_shown(name) for name in strangers[:5])
-        raise Problem(HTTPStatus.BAD_REQUEST, f"unknown form field {named}; {_how()}")
-    if FIELD in form:
-        raise Problem(HTTPStatus.BAD_REQUEST, f"field {FIELD} is text, not a file; {_how()}")
-    files = uploads.getlist(FIELD)
-    if not files:
-        raise Problem(HTTPStatus.BAD_REQUEST, f"the form has no field {FIELD}; {_how()}")
-    return [(file.filename or None, file.read()) for file in files]
-
-
 def _open(name: str | None, data: bytes, max_pixels: int) -> Picture:
     if not data:
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{_label(name)}: the file is empty")
@@ -306,17 +240,4 @@ def _problem(name: str | None, error: PictureError) -> Problem:
 
 
 def _label(name: str | None) -> str:
-    return _shown(name) if name else "the picture"
-
-
-def _shown(name: str) -> str:
-    """A stranger's name, fit for a message: printable, and no longer than 80 characters."""
-    return repr(name if len(name) <= 80 else f"{name[:80]}…")
-
-
-def _no_body() -> Problem:
-    return Problem(HTTPStatus.BAD_REQUEST, f"the request has no body; {_how()}")
-
-
-def _how() -> str:
-    return f"send the picture as the body, or as files of the multipart field {FIELD!r}"
+    return shown(name) if name else "the picture"

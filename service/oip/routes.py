@@ -23,6 +23,7 @@ from flask import Blueprint, Response, request
 
 from service import __version__, health
 from service.compute import NOT_COMPUTED, compute
+from service.files import read_body
 from service.headers import HEADER_LENGTH
 from service.keys import public
 from service.messages import current
@@ -62,7 +63,6 @@ from service.oip.tensors import (
 from service.operations import AS_IT_IS, Answer, Tag, encoding_of, operation
 from service.problems import Problem
 from service.state import NO_MODELS, model_of, repository, settings
-from service.uploads import read_body
 
 SERVER = "batchnorm-service"
 PLATFORM = "onnxruntime_onnx"

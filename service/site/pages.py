@@ -27,6 +27,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from service.api import EVERY_VERSION, UNKNOWN_VERSION
 from service.compute import NOT_COMPUTED, compute
+from service.files import FIELD
 from service.messages import Response, current
 from service.models.model import Model
 from service.models.study import StudyError, read_studies
@@ -39,7 +40,7 @@ from service.site.kept import ROOT, Page, kept, origin_of, page_of
 from service.site.looks import Choice, Look, choice_of, choices, first_look, look_of, pixels_of
 from service.site.samples import examples, find
 from service.state import NO_MODELS, model_of, models_of, repository, settings, state_of
-from service.uploads import BAD_UPLOAD, FIELD, UPLOAD, read_upload
+from service.uploads import BAD_UPLOAD, UPLOAD, read_upload
 
 POLICY = (
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
