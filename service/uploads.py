@@ -174,7 +174,7 @@ class _Work:
     def __init__(self, parts: Sequence[tuple[str | None, bytes]], settings: Settings) -> None:
         self._parts = parts
         self._settings = settings
-        self._pictures: deque[tuple[str | None, Picture]] = deque()
+        self._pictures: deque[tuple[int, Picture]] = deque()  # with their places among the files
         self._pixels, self._interpreted = 0, False
         self.bytes = sum(len(data) for _, data in parts)
         self.seconds = 0.0
@@ -192,10 +192,10 @@ class _Work:
     def open(self, check: Check = _pass) -> None:
         """Read every picture's header. Raises ``Problem``, and what ``check`` raises."""
         started = time.perf_counter()
-        for name, data in self._parts:
+        for place in range(len(self._parts)):
             check()
-            picture = _open(name, data, self._settings.max_pixels)
-            self._pictures.append((name, picture))
+            picture = self._open(place)
+            self._pictures.append((place, picture))
             self._pixels += picture.pixels
             self._interpreted = self._interpreted or picture.interpreted
         if self._pixels > self._settings.max_request_pixels:
@@ -214,30 +214,34 @@ class _Work:
             with _HUGE if huge else nullcontext():
                 check()
                 started = time.perf_counter()
-                image = _decode(*self._pictures.popleft())
+                image = self._decode(*self._pictures.popleft())
                 self.seconds += time.perf_counter() - started
             yield image  # without the lock: the next one's turn may be in another thread
 
+    def _open(self, place: int) -> Picture:
+        _, data = self._parts[place]
+        if not data:
+            status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+            raise Problem(status, f"{self._label(place)}: the file is empty")
+        try:
+            return open_picture(data, max_pixels=self._settings.max_pixels)
+        except PictureError as error:
+            raise self._problem(place, error) from error
 
-def _open(name: str | None, data: bytes, max_pixels: int) -> Picture:
-    if not data:
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"{_label(name)}: the file is empty")
-    try:
-        return open_picture(data, max_pixels=max_pixels)
-    except PictureError as error:
-        raise _problem(name, error) from error
+    def _decode(self, place: int, picture: Picture) -> NDArray[np.uint8]:
+        try:
+            return decode_opened(picture)
+        except PictureError as error:
+            raise self._problem(place, error) from error
 
+    def _problem(self, place: int, error: PictureError) -> Problem:
+        return Problem(_STATUS[type(error)], f"{self._label(place)}: {error}")
 
-def _decode(name: str | None, picture: Picture) -> NDArray[np.uint8]:
-    try:
-        return decode_opened(picture)
-    except PictureError as error:
-        raise _problem(name, error) from error
-
-
-def _problem(name: str | None, error: PictureError) -> Problem:
-    return Problem(_STATUS[type(error)], f"{_label(name)}: {error}")
-
-
-def _label(name: str | None) -> str:
-    return shown(name) if name else "the picture"
+    def _label(self, place: int) -> str:
+        """How a message names a file: by its place too, where others are called the same."""
+        names = [name for name, _ in self._parts]
+        name = names[place]
+        label = shown(name) if name else "the picture"
+        if names.count(name) == 1:
+            return label
+        return f"{label} (picture {place + 1} of {len(names)})"

@@ -67,3 +67,14 @@ def test_nothing_is_decoded_of_a_request_that_is_too_large(
 def test_the_header_is_judged_before_the_rest(client: FlaskClient) -> None:
     assert_problem(send(client, CUT), 422)
     assert_problem(send(client, CUT, PICTURE, PICTURE, PICTURE), 413, "2,400 pixels together")
+
+
+def test_of_files_of_one_name_the_one_that_is_refused_is_told_by_its_place(
+    client: FlaskClient,
+) -> None:
+    """Browsers call whatever a page has drawn "blob"."""
+    files = [("image", PICTURE, "blob"), ("image", PICTURE, "a.png"), ("image", CUT, "blob")]
+    response = client.post("/predict", **multipart(files))
+    assert_problem(response, 422, "'blob' (picture 3 of 3): the PNG data is broken or cut off")
+    alone = client.post("/predict", **multipart([*files[:2], ("image", CUT, "b.png")]))
+    assert_problem(alone, 422, "'b.png': the PNG data is broken or cut off")
