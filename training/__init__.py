@@ -15,4 +15,5 @@ In the order of the data:
     demo                    all of it at once
     cli, options, lists     the commands; missing says what they lack
     environment             with what all this was computed
+    files                   written in one step
 """

@@ -21,6 +21,7 @@ from training.augment import augment
 from training.dataset import Dataset, Images
 from training.environment import hardware, versions
 from training.evaluate import evaluate
+from training.files import write_text
 from training.freeze import (
     batches_to_freeze_by,
     fitted_net,
@@ -30,7 +31,7 @@ from training.freeze import (
 )
 from training.nets import running_statistics
 from training.recipes import Recipe
-from training.repository import ExportError, make_folder, write_text
+from training.repository import ExportError, make_folder
 from training.trial import TrialError, check_data, recipe_of
 
 MOVING = "moving averages, as trained"

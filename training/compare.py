@@ -20,11 +20,12 @@ from typing import Any
 
 from service.models.study import SCHEMA_VERSION, StudyError, read_studies
 from training.figure import draw
+from training.files import write_atomically, write_text
 from training.recipes import RECIPES
-from training.repository import ExportError, held, refuse_other_data, write_text
+from training.repository import ExportError, held, refuse_other_data
 from training.seeds import entry_of, refuse_mixtures, summary, that_stay
 from training.table import markdown
-from training.trial import TrialError, find_trials, read_named, write_atomically
+from training.trial import TrialError, find_trials, read_named
 from training.variants import VARIANTS
 
 # Harrison Jansma's four checkpoints of 2018, evaluated on the 10,000 test pictures with the moving

@@ -11,8 +11,8 @@ always there, and always as it is listed:
   goes. Killed before the first manifest, nothing has changed; after it, the new net is served from
   the name beside, and the next export finishes the rest (``settle``).
 
-Every file is written beside its place and renamed over it. Triton looks at folders that are named
-after numbers and at ``model.onnx`` in them; everything passing is a file with a hidden name.
+Every file is put in its place in one step (``training.files``). Triton looks at folders that are
+named after numbers and at ``model.onnx`` in them; everything passing is a file with a hidden name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 
 from service.models.manifest import MANIFEST, SCHEMA_VERSION, Entry, Manifest
 from service.models.records import RecordError
-from training.trial import write_atomically
+from training.files import sweep, write_bytes, write_text
 from training.triton import policy, triton_config, with_versions
 from training.variants import VARIANTS
 
@@ -75,10 +75,11 @@ def make_folder(folder: Path) -> None:
 
 
 def _sweep(models: Path) -> None:
-    """Remove what killed processes left; only names that they make, where they make them."""
-    for where in ("", *(f"{variant}/{each}" for variant in VARIANTS for each in ("", "[0-9]*/"))):
-        for file in models.glob(f"{where}.partial-*"):
-            file.unlink()
+    """Remove what killed processes left, where they write and nowhere else."""
+    for variant in VARIANTS:
+        for folder in (models / variant, *(models / variant).glob("[0-9]*")):
+            sweep(folder)
+    sweep(models)
 
 
 def read_manifest(models: Path) -> Manifest | None:
@@ -261,13 +262,3 @@ def write_manifest(models: Path, old: Manifest | None, new: Manifest) -> None:
     """Replace the manifest where it says something else now. With the folder held."""
     if new != old:
         write_text(models / MANIFEST, new.to_json())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
-    write_atomically(path, lambda passing: passing.write_text(text))
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file in one step."""
-    write_atomically(path, lambda passing: passing.write_bytes(data))

@@ -8,14 +8,13 @@
         model.keras      the net as fitted: moving averages in its normalization layers
         frozen.keras     the net as frozen: population statistics (see ``training.freeze``)
 
-Every file is written beside its place and then renamed over it, so none is ever half there.
+Every file is put in its place in one step (``training.files``).
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from training.dataset import Dataset
+from training.files import sweep, write_atomically
 from training.recipes import LEARNING_RATES, RECIPES, Augmentation, Recipe
 from training.variants import VARIANTS, Variant
 
@@ -149,18 +149,6 @@ def write_own(path: Path, write: Callable[[Path], Any]) -> None:
             f"{path.parent}: cannot be written ({error.strerror or error}); make room and repeat "
             "the command, it goes on"
         ) from error
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make the file under a passing name, then put it in its place in one step."""
-    passing = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        write(passing)
-        with passing.open("rb") as file:
-            os.fsync(file.fileno())
-        passing.replace(path)
-    finally:
-        passing.unlink(missing_ok=True)
 
 
 def find_trials(runs: Path, recipe: str) -> list[Path]:
@@ -299,6 +287,5 @@ def locked(folder: Path) -> Iterator[None]:
             raise TrialError(
                 f"{folder}: cannot be locked ({error}); give another --runs"
             ) from error
-        for stale in folder.glob(".partial-*"):  # of a process that was killed
-            stale.unlink()
+        sweep(folder)
         yield

@@ -17,8 +17,9 @@ import training.trial
 from tests.training.trials import digest
 from training.ablation import ablate
 from training.evaluate import evaluate
+from training.files import write_atomically
 from training.freeze import freeze, read_frozen
-from training.trial import TrialError, read_record, write_atomically, write_record
+from training.trial import TrialError, read_record, write_record
 
 
 def test_other_data_than_it_was_fitted_on_is_refused(

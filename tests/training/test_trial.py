@@ -29,7 +29,6 @@ from training.trial import (
     override,
     read_record,
     recipe_of,
-    write_atomically,
     write_record,
 )
 from training.variants import VARIANTS
@@ -196,24 +195,6 @@ def test_a_record_holds_numbers_alone(value: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_record(tmp_path, {"loss": value})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "history.csv"
-    path.write_text("old")
-
-    def write(passing: Path) -> None:
-        passing.write_text("half")
-        assert path.read_text() == "old"
-        raise OSError("no space left on device")
-
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(path, write)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]  # nothing is left lying about
-    write_atomically(path, lambda passing: passing.write_text("new"))
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_trials_are_found_in_the_variants_order_then_by_seed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 import training.export
-import training.repository
+import training.files
 from service.models.manifest import Entry
 from service.models.repository import load_repository
 from tests.training.export.published import contents, listed
@@ -50,7 +50,7 @@ def entry_of(models: Path, data: bytes, version: int) -> Entry:
 
 def kill_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let so many files be put in their place, and kill in the midst of the next."""
-    write, written = training.repository.write_atomically, []
+    write, written = training.files.write_atomically, []
 
     def counted(path: Path, how: Any) -> None:
         if len(written) == count:
@@ -59,7 +59,7 @@ def kill_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         write(path, how)
         written.append(path)
 
-    monkeypatch.setattr(training.repository, "write_atomically", counted)
+    monkeypatch.setattr(training.files, "write_atomically", counted)
 
 
 @pytest.mark.parametrize(("version", "files"), [(1, 5), (2, 3)], ids=["replaced", "new"])
