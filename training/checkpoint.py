@@ -45,7 +45,7 @@ class Progress:
     runs: list[dict[str, Any]] = field(default_factory=list)
     # What would be kept of the best step, where that is asked for: the net's variables. In the file
     # they are arrays of their own.
-    best: list[Values] | None = None
+    best: list[Values] = field(default_factory=list)
 
     def goes_on_with(self, tools: dict[str, Any]) -> None:
         """Say with what the next steps are computed, where it is not what computed the last."""
@@ -71,9 +71,9 @@ def write_variables(
     one file, put in its place in one step.
     """
     arrays = {f"{index:04d}": np.array(value) for index, value in enumerate(variables)}
-    for index, value in enumerate(progress.best or []):
+    for index, value in enumerate(progress.best):
         arrays[f"best{index:04d}"] = value
-    arrays["progress"] = np.array(json.dumps(asdict(replace(progress, best=None))))
+    arrays["progress"] = np.array(json.dumps(asdict(replace(progress, best=[]))))
     arrays["configuration"] = np.array(json.dumps(configuration))
 
     def write(passing: Path) -> None:
@@ -86,16 +86,14 @@ def write_variables(
 def read_variables(path: Path, variables: list[Any], configuration: dict[str, Any]) -> Progress:
     """Assign what ``path`` holds to ``variables`` and return the progress written with it.
 
-    Raises ``TrialError`` where it is not of the trial of ``configuration``, or is broken. A file
-    from before they named their trial is taken for what its place says.
+    Raises ``TrialError`` where it is not of the trial of ``configuration``, or is broken.
     """
     try:
         if path.exists() and not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
             raise ValueError("it is damaged")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if "configuration" in stored.files:
-                written = json.loads(str(stored["configuration"]))
-                check_same(path, {"configuration": written}, configuration, ANEW)
+            written = json.loads(str(stored["configuration"]))
+            check_same(path, {"configuration": written}, configuration, ANEW)
             count = sum(name.isdecimal() for name in stored.files)
             if count != len(variables):
                 raise ValueError(f"{count} variables, not {len(variables)}")
@@ -103,7 +101,7 @@ def read_variables(path: Path, variables: list[Any], configuration: dict[str, An
                 variable.assign(stored[f"{index:04d}"])
             progress = Progress(**json.loads(str(stored["progress"])))
             names = sorted(name for name in stored.files if name.startswith("best"))
-            progress.best = [stored[name] for name in names] or None
+            progress.best = [stored[name] for name in names]
             return progress
     except BROKEN as error:
         raise TrialError(f"{path}: does not fit this trial ({error}); {ANEW}") from error

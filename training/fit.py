@@ -72,11 +72,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
         )
     with locked(trial.folder):
         record = read_record(trial.folder)
-        training_mean = dataset.training_mean
-        if record and record["configuration"].get("training_mean") == whole.training_mean:
-            # Begun when the mean was of the pictures held out too: it goes on as it began.
-            training_mean = whole.training_mean
-        configuration = trial.configuration(whole, training_mean)
+        configuration = trial.configuration(whole, dataset.training_mean)
         if record is not None:
             check_same(trial.folder, record, configuration)
             if is_fitted(record, trial.recipe.steps):
@@ -89,10 +85,11 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
                 f"processor has no instructions for {trial.recipe.precision}"
             )
         recipe = replace(trial.recipe, precision=precision)
-        net = nets.of_recipe(recipe, trial.variant, training_mean, trial.seed)
+        net = nets.of_recipe(recipe, trial.variant, configuration["training_mean"], trial.seed)
         fitter = compiled(net, recipe, trial.seed)
         run = _Run(trial, fitter, dataset, configuration, validation, say)
-        run.goes_on(record)
+        run.beside_a_finished_one = record is not None and "outcome" in record
+        run.goes_on()
         under_way = begun(configuration, net, run.progress)
         if not run.beside_a_finished_one:
             write_record(trial.folder, under_way)
@@ -154,18 +151,9 @@ class _Run:
     def label(self) -> str:
         return f"{self.trial.variant.name} seed {self.trial.seed}"
 
-    def goes_on(self, record: dict[str, Any] | None) -> None:
-        """Take up what the folder's ``record`` says: with what the steps so far were computed."""
-        self.beside_a_finished_one = record is not None and "outcome" in record
+    def goes_on(self) -> None:
+        """Say with what the steps so far were computed, where the next ones are not."""
         progress, now = self.progress, tools(self.fitter.recipe.precision)
-        asked = self.trial.recipe.precision  # in which everybody computed who did not say so
-        if progress.step and not progress.runs and record is not None:
-            # The checkpoint is from before it said so itself.
-            before = {"precision": asked, **record}
-            progress.goes_on_with({name: before[name] for name in now})
-            progress.runs[-1]["steps"] = progress.step
-        for run in progress.runs:
-            run.setdefault("precision", asked)
         last = progress.runs[-1] if progress.runs else now
         for what in ("backend", "precision"):
             if last[what] != now[what]:
@@ -316,10 +304,6 @@ def _finish(
 ) -> dict[str, Any]:
     kept, last = progress.step, progress.history[-1]
     if trial.keep_best and progress.best_step and not last["val_loss"] < progress.best_loss:
-        if progress.best is None:
-            raise TrialError(
-                f"{trial.folder}/checkpoint.npz: does not hold the best epoch's weights; {ANEW}"
-            )
         for variable, value in zip(net.variables, progress.best, strict=True):
             variable.assign(value)
         kept = progress.best_step

@@ -203,12 +203,10 @@ def batches_to_freeze_by(
     pictures = dataset.train_images
     wanted = min(images, len(pictures))
     if wanted < batch:
-        more = (
-            f"ask for {batch:,} at least (--images)"
-            if len(pictures) >= batch
-            else "train with a smaller --hold-out, under another --runs folder"
+        raise TrialError(
+            f"{folder}: {wanted:,} pictures make no batch of {batch}; ask for {batch:,} at least "
+            "(--images)"
         )
-        raise TrialError(f"{folder}: {wanted:,} pictures make no batch of {batch}; {more}")
     order = np.random.default_rng(configuration["seed"]).permutation(len(pictures))
     return [pictures[order[start : start + batch]] for start in range(0, wanted - batch + 1, batch)]
 

@@ -168,18 +168,3 @@ def test_too_few_pictures_for_a_batch_are_refused(
         TrialError, match=r"49 pictures make no batch of 50; ask for 50 at least \("
     ):
         freeze(copy_of(sigmoid_with_bn), sigmoid_with_bn.data, images=49)
-
-
-def test_too_few_pictures_beside_a_hold_out_are_refused_with_the_way_out(
-    sigmoid_with_bn: Any, copy_of: Callable[[Any], Path]
-) -> None:
-    """As earlier versions fitted such a net; to ask for more pictures helps nobody then."""
-    folder = copy_of(sigmoid_with_bn)
-    record = read_record(folder)
-    assert record is not None
-    record["configuration"]["recipe"]["freeze_batch"] = 200
-    record["configuration"]["hold_out"] = 900
-    write_record(folder, record)
-    refusal = "100 pictures make no batch of 200; train with a smaller --hold-out, under another"
-    with pytest.raises(TrialError, match=refusal):
-        freeze(folder, sigmoid_with_bn.data)

@@ -162,13 +162,20 @@ def cut(folder: Path) -> None:
     (folder / "checkpoint.npz").write_bytes(whole[: len(whole) // 2])
 
 
+def of_nobody(folder: Path) -> None:
+    with np.load(folder / "checkpoint.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files if name != "configuration"}
+    np.savez(folder / "checkpoint.npz", **arrays)
+
+
 @pytest.mark.parametrize(
     ("damage", "steps", "refusal"),
     [
         (cut, STEPS, "does not fit this trial"),
+        (of_nobody, STEPS, "does not fit this trial"),
         (lambda folder: None, 5, "is at step 14 already, beyond the 5 asked for"),
     ],
-    ids=["cut short", "beyond what is asked for"],
+    ids=["cut short", "of no trial", "beyond what is asked for"],
 )
 def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused_by_name(
     damage: Callable[[Path], None],

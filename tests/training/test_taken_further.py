@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import pytest
 
 import training.fit
@@ -17,10 +15,9 @@ import training.record
 import training.trial
 from tests.training.resumed import Killed, assert_same_outcome, make_trial
 from tests.training.trials import history
-from training.dataset import hold_out
 from training.fit import fit
 from training.freeze import freeze, read_frozen
-from training.trial import Trial, TrialError, read_record, write_record
+from training.trial import Trial, TrialError, read_record
 
 
 @pytest.fixture(scope="module")
@@ -163,59 +160,3 @@ def test_the_record_names_all_that_computed_a_trial(
     assert record["precision"] == "float32; bfloat16"
     assert "tensorflow computed it so far, jax goes on; the record names both" in said[0]
     assert "float32 computed it so far, bfloat16 goes on; the record names both" in said[1]
-
-
-def made_old(folder: Path) -> None:
-    """Leave of a trial's files what they held before checkpoints named their trial and runs."""
-    with np.load(folder / "checkpoint.npz") as stored:
-        arrays = {name: stored[name] for name in stored.files if name != "configuration"}
-    progress = json.loads(str(arrays["progress"]))
-    del progress["runs"]
-    arrays["progress"] = np.array(json.dumps(progress))
-    np.savez(folder / "checkpoint.npz", **arrays)
-    record = json.loads((folder / "trial.json").read_text())
-    for name in ("runs", "precision"):
-        record.pop(name, None)
-    record["hardware"] = "an older machine"
-    write_record(folder, record)
-
-
-def test_trials_from_before_are_gone_on_with_frozen_and_taken_further(
-    straight: Path,
-    tmp_path: Path,
-    small_dataset: Any,
-    killed_at: Callable[[Trial, Any, int], None],
-) -> None:
-    trial = make_trial(tmp_path)
-    killed_at(trial, small_dataset, 5)
-    made_old(trial.folder)
-    record = fit(make_trial(tmp_path, steps=8), small_dataset)
-    now = training.record.tools("float32")
-    older = {**now, "hardware": "an older machine"}
-    assert record["runs"] == [{"steps": 5, **older}, {"steps": 3, **now}]
-    made_old(trial.folder)
-    assert freeze(trial.folder, small_dataset, images=80)["status"] == "frozen"
-    record = fit(trial, small_dataset)
-    assert record["runs"] == [{"steps": 8, **older}, {"steps": 6, **now}]
-    ours, theirs = (
-        keras.saving.load_model(each / "model.keras", compile=False).get_weights()
-        for each in (trial.folder, straight)
-    )
-    assert [w.tobytes() for w in ours] == [w.tobytes() for w in theirs]
-
-
-def test_a_trial_begun_with_the_mean_of_all_pictures_goes_on_with_it(
-    tmp_path: Path, small_dataset: Any
-) -> None:
-    """As earlier versions took it with a hold-out; a new one leaves out what is held out."""
-    trial = make_trial(tmp_path, steps=2)
-    record = fit(trial, small_dataset)
-    rest, _, _ = hold_out(small_dataset, 100)
-    assert record["configuration"]["training_mean"] == rest.training_mean
-    assert rest.training_mean != small_dataset.training_mean
-    made_old(trial.folder)
-    record["configuration"]["training_mean"] = small_dataset.training_mean
-    write_record(trial.folder, record)
-    longer = fit(make_trial(tmp_path, steps=4), small_dataset)
-    assert longer["configuration"]["training_mean"] == small_dataset.training_mean
-    assert longer["outcome"]["steps"] == 4
