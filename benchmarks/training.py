@@ -146,7 +146,7 @@ def fused(images: Any, labels: Any, steps: int, recipe: str = "article") -> Any:
 
     asked = RECIPES[recipe]
     chosen = replace(asked, batch=BATCH, precision=arithmetic(asked.precision))
-    fitter = compiled(nets.of_recipe(chosen, VARIANTS["relu_with_bn"], MEAN, 0), chosen, 0)
+    fitter = compiled(nets.build(chosen, VARIANTS["relu_with_bn"], MEAN, 0), chosen, 0)
     fitter.optimizer.build(fitter.trainable_variables)
     run = inner_loop(fitter, images, labels)
     number = 0
@@ -178,7 +178,7 @@ def ready_made(images: Any, labels: Any, steps: int) -> Any:
 
     from training import nets, optimizers
 
-    net = nets.logits_of(nets.of_recipe(ARTICLE, VARIANTS["relu_with_bn"], MEAN, 0))
+    net = nets.logits_of(nets.build(ARTICLE, VARIANTS["relu_with_bn"], MEAN, 0))
     net.compile(
         optimizer=optimizers.build(ARTICLE),
         loss=optimizers.loss(ARTICLE),
@@ -203,7 +203,7 @@ def article(images: Any, labels: Any, steps: int) -> Any:
     from training import nets
 
     warnings.simplefilter("ignore")  # SciPy, about what the generator imports
-    net = nets.of_recipe(ARTICLE, VARIANTS["relu_with_bn"], MEAN, 0)
+    net = nets.build(ARTICLE, VARIANTS["relu_with_bn"], MEAN, 0)
     net.compile(
         optimizer=keras.optimizers.RMSprop(1e-3),
         loss="categorical_crossentropy",
@@ -227,7 +227,7 @@ def freezing(images: Any, labels: Any, steps: int) -> Any:
     from training import nets
     from training.freeze import population_statistics
 
-    net = nets.of_recipe(ARTICLE, VARIANTS["relu_with_bn"], MEAN, 0)
+    net = nets.build(ARTICLE, VARIANTS["relu_with_bn"], MEAN, 0)
     batch = ARTICLE.freeze_batch
 
     def one_round() -> float:

@@ -85,7 +85,7 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
                 f"processor has no instructions for {trial.recipe.precision}"
             )
         recipe = replace(trial.recipe, precision=precision)
-        net = nets.of_recipe(recipe, trial.variant, configuration["training_mean"], trial.seed)
+        net = nets.build(recipe, trial.variant, configuration["training_mean"], trial.seed)
         fitter = compiled(net, recipe, trial.seed)
         run = _Run(trial, fitter, dataset, configuration, validation, say)
         run.beside_a_finished_one = record is not None and "outcome" in record
@@ -123,7 +123,7 @@ class _Run:
         recipe, net = fitter.recipe, fitter.net  # whose precision is that of the arithmetic
         self.plain: keras.Model = net
         if recipe.average or recipe.precision != "float32":
-            self.plain = nets.of_recipe(
+            self.plain = nets.build(
                 replace(recipe, precision="float32"),
                 trial.variant,
                 configuration["training_mean"],

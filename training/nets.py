@@ -46,30 +46,23 @@ def is_to_freeze(variant: Variant) -> bool:
     return variant.normalization in NORMALIZATIONS and NORMALIZATIONS[variant.normalization] is None
 
 
-def build(
-    variant: Variant,
-    training_mean: float,
-    seed: int,
-    dropout: float = 0.15,
-    *,
-    pixel_scale: float = 1.0,
-    initialization: str = "glorot",
-    precision: str = "float32",
-) -> keras.Model:
-    """Build a net: float pixels [N, 32, 32, 3], RGB 0..255, to probabilities float32 [N, 100].
+def build(recipe: Recipe, variant: Variant, training_mean: float, seed: int) -> keras.Model:
+    """The net that ``recipe`` fits: float pixels [N, 32, 32, 3], RGB 0..255, to probabilities
+    float32 [N, 100].
 
-    The first layer subtracts ``training_mean`` (0..255) and divides by ``pixel_scale``, so no
-    caller can preprocess wrongly. Initial weights and dropout derive from ``seed`` alone.
-    Convolutions keep their bias before BN too, as the article's did.
+    The first layer subtracts ``training_mean`` (0..255) and divides by the recipe's
+    ``pixel_scale``, so no caller can preprocess wrongly. Initial weights and dropout derive from
+    ``seed`` alone. Convolutions keep their bias before BN too, as the article's did.
 
-    ``initialization`` is ``"glorot"`` (uniform) or ``"scaled"``, which starts a net without
-    normalization so that the variance survives all of its layers. ``precision`` is ``"float32"``
-    or ``"bfloat16"``: float32 variables, bfloat16 between the first layer and the logits. Either
-    has the same variables in the same order.
+    Of the recipe's words, ``initialization`` is ``"glorot"`` (uniform) or ``"scaled"``, which
+    starts a net without normalization so that the variance survives all of its layers;
+    ``precision`` is ``"float32"`` or ``"bfloat16"``: float32 variables, bfloat16 between the first
+    layer and the logits. Either has the same variables in the same order. Raises ``ValueError``
+    for a normalization that is not known.
     """
     seeds = iter(np.random.SeedSequence(seed).generate_state(64) >> 1)
-    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
-    scaled = initialization == "scaled" and variant.normalization is None
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[recipe.precision]
+    scaled = recipe.initialization == "scaled" and variant.normalization is None
 
     def kernel(activation: str | None = None) -> keras.initializers.Initializer:
         """Of the layer behind ``activation``; None: the pixels, which Glorot's rule suits."""
@@ -81,7 +74,9 @@ def build(
 
     pixels = keras.Input(IMAGE_SHAPE, name="pixels")
     x = keras.layers.Rescaling(
-        1.0 / pixel_scale, offset=-training_mean / pixel_scale, name="subtract_training_mean"
+        1.0 / recipe.pixel_scale,
+        offset=-training_mean / recipe.pixel_scale,
+        name="subtract_training_mean",
     )(pixels)
     behind = None
     for block, width in enumerate(WIDTHS, start=1):
@@ -106,7 +101,7 @@ def build(
         if block < len(WIDTHS):
             x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool", dtype=policy)(x)
             x = keras.layers.Dropout(
-                dropout, seed=int(next(seeds)), name=f"block{block}_dropout", dtype=policy
+                recipe.dropout, seed=int(next(seeds)), name=f"block{block}_dropout", dtype=policy
             )(x)
     x = keras.layers.Flatten(name="flatten", dtype=policy)(x)
     x = keras.layers.Dense(CLASSES, kernel_initializer=kernel(), name=LOGITS)(x)
@@ -115,19 +110,6 @@ def build(
     if scaled and variant.activation == "sigmoid":
         _centre(net)
     return net
-
-
-def of_recipe(recipe: Recipe, variant: Variant, training_mean: float, seed: int) -> keras.Model:
-    """The net that ``recipe`` fits."""
-    return build(
-        variant,
-        training_mean,
-        seed,
-        recipe.dropout,
-        pixel_scale=recipe.pixel_scale,
-        initialization=recipe.initialization,
-        precision=recipe.precision,
-    )
 
 
 def _centre(net: keras.Model) -> None:

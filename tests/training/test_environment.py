@@ -43,9 +43,10 @@ def test_the_hardware_is_that_of_the_backend_wherever_it_was_chosen(tmp_path: Pa
 BY_KERAS_FILE = """
 import keras
 from training import nets
+from training.recipes import RECIPES
 from training.variants import VARIANTS
 print(keras.config.floatx(), keras.config.image_data_format())
-net = nets.build(VARIANTS["relu_with_bn"], 120.0, seed=0)
+net = nets.build(RECIPES["article"], VARIANTS["relu_with_bn"], 120.0, seed=0)
 print(*{layer.compute_dtype for layer in net.layers}, net.count_params())
 print(net.get_layer("block1_pool").output.shape)
 """

@@ -27,7 +27,7 @@ SEED, MEAN = 5, 121.9
 
 
 def make(recipe: Recipe, variant: str) -> Fitter:
-    fitter = compiled(nets.of_recipe(recipe, VARIANTS[variant], MEAN, SEED), recipe, SEED)
+    fitter = compiled(nets.build(recipe, VARIANTS[variant], MEAN, SEED), recipe, SEED)
     fitter.optimizer.build(fitter.trainable_variables)
     return fitter
 

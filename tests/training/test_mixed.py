@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ from keras import ops
 from tests.training import oracle
 from training.mixed import MixedBatchNormalization
 from training.nets import build
+from training.recipes import RECIPES
 from training.variants import VARIANTS
 
 RNG = np.random.default_rng(11)
@@ -115,7 +117,8 @@ def test_in_inference_the_moving_averages_normalize() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_net_in_mixed_precision_has_the_same_float32_variables(name: str) -> None:
     plain, mixed = (
-        build(VARIANTS[name], 120.0, seed=3, precision=each) for each in ("float32", "bfloat16")
+        build(replace(RECIPES["article"], precision=each), VARIANTS[name], 120.0, seed=3)
+        for each in ("float32", "bfloat16")
     )
     assert [v.path for v in plain.weights] == [v.path for v in mixed.weights]
     assert len(plain.variables) == len(mixed.variables)

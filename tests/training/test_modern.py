@@ -227,13 +227,8 @@ def test_a_scaled_start_keeps_the_variance_without_normalization(activation: str
     images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3)).astype(np.float32)
     spreads = {}
     for initialization in ("scaled", "glorot"):
-        net = nets.build(
-            VARIANTS[f"{activation}_without_bn"],
-            127.5,
-            seed=0,
-            pixel_scale=64,
-            initialization=initialization,
-        )
+        recipe = replace(RECIPES["modern"], initialization=initialization, precision="float32")
+        net = nets.build(recipe, VARIANTS[f"{activation}_without_bn"], 127.5, seed=0)
         outputs = [net.get_layer(f"block{n}_{activation}2").output for n in (1, 5)]
         first, last = keras.Model(net.input, outputs).predict(images, verbose=0)
         spreads[initialization] = last.std(axis=0).mean() / first.std(axis=0).mean()
@@ -244,7 +239,7 @@ def test_a_scaled_start_keeps_the_variance_without_normalization(activation: str
 @pytest.mark.parametrize("name", ["relu_with_bn", "sigmoid_with_bn"])
 def test_a_net_with_normalization_starts_as_the_articles(name: str) -> None:
     ours, article = (
-        nets.of_recipe(RECIPES[recipe], VARIANTS[name], 120.0, seed=7)
+        nets.build(RECIPES[recipe], VARIANTS[name], 120.0, seed=7)
         for recipe in ("modern", "article")
     )
     for one, two in zip(ours.get_weights(), article.get_weights(), strict=True):

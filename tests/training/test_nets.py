@@ -11,14 +11,15 @@ import pytest
 
 from tests.training import oracle
 from training.nets import build, logits_of, running_statistics
+from training.recipes import RECIPES
 from training.variants import VARIANTS, Variant
 
-MEAN = 121.936
+ARTICLE, MEAN = RECIPES["article"], 121.936
 
 
 @pytest.fixture(scope="module")
 def nets() -> dict[str, keras.Model]:
-    return {name: build(variant, MEAN, seed=1) for name, variant in VARIANTS.items()}
+    return {name: build(ARTICLE, variant, MEAN, seed=1) for name, variant in VARIANTS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_a_net_computes_the_articles_formulas(
 
 def test_the_first_layer_subtracts_the_training_mean(pictures: np.ndarray) -> None:
     for mean in (0.0, 97.25):
-        net = build(VARIANTS["relu_with_bn"], mean, seed=1)
+        net = build(ARTICLE, VARIANTS["relu_with_bn"], mean, seed=1)
         first = keras.Model(net.input, net.layers[1].output)
         np.testing.assert_allclose(
             keras.ops.convert_to_numpy(first(pictures.astype(np.float32))),
@@ -134,7 +135,7 @@ def test_the_first_layer_subtracts_the_training_mean(pictures: np.ndarray) -> No
 
 def test_a_seed_gives_the_same_weights_and_another_seed_gives_others() -> None:
     variant = VARIANTS["relu_with_bn"]
-    first, again, other = (build(variant, MEAN, seed) for seed in (1, 1, 2))
+    first, again, other = (build(ARTICLE, variant, MEAN, seed) for seed in (1, 1, 2))
     for one, two in zip(first.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     kernels = [layer.name for layer in first.layers if hasattr(layer, "kernel")]
@@ -170,7 +171,7 @@ def test_kernels_start_glorot_uniform_and_biases_at_zero(nets: dict[str, keras.M
 
 
 def test_dropout_is_the_recipes(pictures: np.ndarray) -> None:
-    net = build(VARIANTS["relu_without_bn"], MEAN, seed=1, dropout=0.0)
+    net = build(replace(ARTICLE, dropout=0.0), VARIANTS["relu_without_bn"], MEAN, seed=1)
     x = pictures.astype(np.float32)
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(net(x, training=True)),
@@ -190,7 +191,7 @@ def test_an_unknown_normalization_is_refused_by_name() -> None:
     variant = replace(VARIANTS["relu_with_bn"], normalization="spectral")
     assert isinstance(variant, Variant)
     with pytest.raises(ValueError, match="unknown normalization 'spectral'"):
-        build(variant, MEAN, seed=0)
+        build(ARTICLE, variant, MEAN, seed=0)
 
 
 @pytest.mark.parametrize(("kind", "groups"), [("group", 20), ("layer", 1), ("instance", 60)])
@@ -198,7 +199,7 @@ def test_other_normalizations_are_of_one_picture_alone(
     kind: str, groups: int, pictures: np.ndarray
 ) -> None:
     """Over a group of channels and all places of a picture, in training as in inference."""
-    net = build(Variant("other", "relu", kind), MEAN, seed=1, dropout=0.0)
+    net = build(replace(ARTICLE, dropout=0.0), Variant("other", "relu", kind), MEAN, seed=1)
     assert running_statistics(net) == []
     before = keras.Model(net.input, net.get_layer("block1_conv1").output)
     after = keras.Model(net.input, net.get_layer("block1_norm1").output)
@@ -213,7 +214,7 @@ def test_other_normalizations_are_of_one_picture_alone(
 
 def test_a_normalization_may_stand_behind_the_activation(nets: dict[str, keras.Model]) -> None:
     variant = replace(VARIANTS["relu_with_bn"], behind_activation=True)
-    net = build(variant, MEAN, seed=1)
+    net = build(ARTICLE, variant, MEAN, seed=1)
     assert [type(layer).__name__ for layer in net.layers[2:5]] == [
         *("Conv2D", "Activation", "BatchNormalization"),
     ]

@@ -93,10 +93,10 @@ def test_the_rest_steps_by_adam_at_its_share_of_the_rate() -> None:
 @pytest.mark.parametrize("optimizer", ["muon", "rmsprop"])
 def test_only_kernels_decay(optimizer: str) -> None:
     """With gradients of zero, whatever moves is decay."""
-    net = nets.build(VARIANTS["relu_with_bn"], 120.0, seed=0)
+    recipe = replace(STEADY, weight_decay=0.5, optimizer=optimizer)
+    net = nets.build(recipe, VARIANTS["relu_with_bn"], 120.0, seed=0)
     for variable in net.trainable_variables:
         variable.assign(np.full(variable.shape, 2.0, np.float32))
-    recipe = replace(STEADY, weight_decay=0.5, optimizer=optimizer)
     zeros = [ops.zeros(variable.shape) for variable in net.trainable_variables]
     optimizers.build(recipe).apply(zeros, net.trainable_variables)
     values = {variable.path: np.array(variable) for variable in net.trainable_variables}
@@ -146,7 +146,7 @@ def test_the_weights_average_is_the_exponential_moving_average_of_the_steps(
     recipe = replace(
         MODERN, average=0.6, steps=5, precision="float32", batch=4, optimizer=optimizer
     )
-    net = nets.of_recipe(recipe, VARIANTS["relu_without_bn"], 120.0, seed=1)
+    net = nets.build(recipe, VARIANTS["relu_without_bn"], 120.0, seed=1)
     fitter = compiled(net, recipe, seed=1)
     images = RNG.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     expected: list[np.ndarray] = []
@@ -157,7 +157,7 @@ def test_the_weights_average_is_the_exponential_moving_average_of_the_steps(
         expected = (
             [0.6 * old + 0.4 * new for old, new in zip(expected, now, strict=True)] if step else now
         )
-    kept = nets.of_recipe(recipe, VARIANTS["relu_without_bn"], 120.0, seed=2)
+    kept = nets.build(recipe, VARIANTS["relu_without_bn"], 120.0, seed=2)
     fitter.optimizer.finalize_variable_values(kept.trainable_variables)
     for found, wanted in zip(kept.trainable_variables, expected, strict=True):
         np.testing.assert_allclose(np.array(found), wanted, atol=1e-6)

@@ -62,7 +62,7 @@ def test_a_word_that_means_nothing_is_refused(field: str) -> None:
 def updates() -> np.ndarray:
     """What the recipe's own compiled optimizer takes off weights in three steps: [3, gradients]."""
     recipe = RECIPES["article"]
-    net = nets.build(VARIANTS["relu_without_bn"], 0.0, seed=0)
+    net = nets.build(recipe, VARIANTS["relu_without_bn"], 0.0, seed=0)
     optimizer = compiled(net, recipe, seed=0).optimizer
     weights = keras.Variable(np.zeros(len(GRADIENTS), np.float32))
     positions = [np.zeros(len(GRADIENTS))]

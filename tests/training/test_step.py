@@ -93,7 +93,7 @@ def test_chance_in_a_step_comes_from_the_seed_and_the_step_alone(
     images = small_dataset.train_images[:4]
 
     def fitter(seed: int) -> Fitter:
-        net = nets.build(VARIANTS["relu_without_bn"], 120.0, seed=0, dropout=dropout)
+        net = nets.build(recipe, VARIANTS["relu_without_bn"], 120.0, seed=0)
         return Fitter(net, recipe, seed)
 
     def logits(fitter: Fitter, step: int) -> np.ndarray:
@@ -110,7 +110,7 @@ def test_chance_in_a_step_comes_from_the_seed_and_the_step_alone(
 
 def test_inference_sees_the_pictures_as_they_are(small_dataset: Any) -> None:
     images = small_dataset.train_images[:4]
-    net = nets.build(VARIANTS["relu_with_bn"], 120.0, seed=0)
+    net = nets.build(RECIPES["demo"], VARIANTS["relu_with_bn"], 120.0, seed=0)
     fitter = Fitter(net, RECIPES["demo"], seed=0)
     probabilities = keras.ops.convert_to_numpy(net(images.astype(np.float32), training=False))
     for step in (0, 1):

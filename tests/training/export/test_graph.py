@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ from training.graph import check_inference_graph, convert
 from training.mixed import MixedBatchNormalization
 from training.nets import build
 from training.parity import in_float64
+from training.recipes import RECIPES
 from training.repository import ExportError
 from training.variants import VARIANTS, Variant
+
+ARTICLE = RECIPES["article"]
+WITHOUT_DROPOUT = replace(ARTICLE, dropout=0.0)
 
 
 def test_the_interface_is_bytes_in_and_probabilities_out(graph: onnx.ModelProto) -> None:
@@ -86,7 +91,7 @@ def test_a_picture_answers_the_same_alone_and_in_a_batch(
 @pytest.mark.parametrize("kind", ["group", "layer"])
 def test_means_over_a_whole_picture_round_no_more_than_in_keras(kind: str) -> None:
     """Of a net that is as sure of its answers as a trained one."""
-    net = build(Variant("other", "relu", kind, behind_activation=True), 121.0, seed=3)
+    net = build(ARTICLE, Variant("other", "relu", kind, behind_activation=True), 121.0, seed=3)
     logits = net.get_layer("logits")
     logits.kernel.assign(6 * logits.kernel)
     images = np.random.default_rng(3).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
@@ -107,13 +112,13 @@ def test_a_graph_traced_in_training_mode_is_refused_and_nothing_published(
 
 
 def test_batch_statistics_in_a_graph_are_refused_without_dropout_too() -> None:
-    net = build(VARIANTS["relu_with_bn"], 120.0, seed=0, dropout=0.0)
+    net = build(WITHOUT_DROPOUT, VARIANTS["relu_with_bn"], 120.0, seed=0)
     with pytest.raises(ExportError, match=r"it holds .*(ReduceMean|training_mode)"):
         convert(net, training=True)
 
 
 def test_dropout_in_a_graph_is_refused_without_normalization_too() -> None:
-    net = build(VARIANTS["relu_without_bn"], 120.0, seed=0)
+    net = build(ARTICLE, VARIANTS["relu_without_bn"], 120.0, seed=0)
     with pytest.raises(ExportError, match="the graph is in training mode"):
         convert(net, training=True)
 
@@ -229,7 +234,7 @@ def test_batch_statistics_of_sums_and_products_are_refused_by_what_they_answer(
         "_normalization",
         lambda _, name, __: MixedBatchNormalization(epsilon=1e-3, name=name, dtype="float32"),
     )
-    net = build(VARIANTS["relu_with_bn"], 120.0, seed=0, dropout=0.0)
+    net = build(WITHOUT_DROPOUT, VARIANTS["relu_with_bn"], 120.0, seed=0)
     with pytest.raises(ExportError, match=r"answer to a picture changes by .* with the others"):
         convert(net, training=True)
 
