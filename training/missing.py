@@ -63,8 +63,6 @@ def _named(name: str, folder: Path, data: Path | None) -> str:
 def _as_begun(folder: Path, record: dict[str, Any], data: Path | None) -> str:
     """The command that takes a trial to its end, with the steps and all else it was begun with."""
     own = record["configuration"]
-    if "recipe" not in own:
-        return _named("train", folder, data)
     trial = Trial(
         recipe=recipe_of(record),
         variant=VARIANTS[folder.parent.name],

@@ -99,11 +99,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         not isinstance(record, dict)
         or not isinstance(record.get("status"), str)
         or not isinstance(record.get("configuration"), dict)
+        or not {"recipe", "variant", "seed"} <= record["configuration"].keys()
     ):
         raise TrialError(f"{path}: not a trial's record; remove the folder to start over")
     for part, read in (("recipe", recipe_of), ("variant", variant_of)):
-        if part not in record["configuration"]:
-            continue
         try:
             read(record)
         except (TypeError, ValueError, KeyError) as error:
@@ -120,9 +119,9 @@ def read_named(folder: Path) -> dict[str, Any] | None:
     Raises ``TrialError`` where it is of another one: a copy is no further seed or recipe.
     """
     record = read_record(folder)
-    own = record["configuration"] if record else {}
-    if not {"recipe", "variant", "seed"} <= own.keys():
-        return record
+    if record is None:
+        return None
+    own = record["configuration"]
     names = own["recipe"]["name"], own["variant"]["name"], f"seed-{own['seed']}"
     if folder.absolute().parts[-3:] != names:
         raise TrialError(

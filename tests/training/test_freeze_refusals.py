@@ -19,7 +19,9 @@ from training.ablation import ablate
 from training.evaluate import evaluate
 from training.files import write_atomically
 from training.freeze import freeze, read_frozen
-from training.trial import TrialError, read_record, write_record
+from training.recipes import RECIPES
+from training.trial import Trial, TrialError, read_record, write_record
+from training.variants import VARIANTS
 
 
 def test_other_data_than_it_was_fitted_on_is_refused(
@@ -153,12 +155,13 @@ def test_a_net_that_has_diverged_is_not_frozen(
 def test_nothing_fitted_is_refused_by_name(
     status: str | None, dataset: Any, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "seed-0"
-    folder.mkdir()
+    trial = Trial(RECIPES["demo"], VARIANTS["relu_with_bn"], seed=0, runs=tmp_path)
+    trial.folder.mkdir(parents=True)
     if status:
-        write_record(folder, {"status": status, "configuration": {}})
+        configuration = trial.configuration(dataset, 120.0)
+        write_record(trial.folder, {"status": status, "configuration": configuration})
     with pytest.raises(TrialError, match=r"seed-0: no fitted net there; run the training"):
-        freeze(folder, dataset)
+        freeze(trial.folder, dataset)
 
 
 def test_too_few_pictures_for_a_batch_are_refused(

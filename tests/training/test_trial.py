@@ -135,6 +135,7 @@ def test_a_folder_without_a_record_has_none(tmp_path: Path) -> None:
     [
         *("", "{", "[]", '"fitted"', "{}"),
         *('{"status": "fitted"}', '{"configuration": {}}', '{"status": 1, "configuration": {}}'),
+        '{"status": "fitting", "configuration": {}}',  # of which trial?
     ],
 )
 def test_a_broken_record_is_refused_by_name(text: str, tmp_path: Path) -> None:
