@@ -28,9 +28,6 @@ path = $(subst "~/,"$(HOME)/,"$(1)")
 DATA_OPTION := $(if $(DATA),--data $(call path,$(DATA)))
 FIT := $(DATA_OPTION) $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH),--batch $(BATCH)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
-COMMA := ,
-# Of each variant one trial is published: that of the first of the seeds (0 of 0,1 or 0-2).
-FIRST_SEED := $(firstword $(subst -, ,$(subst $(COMMA), ,$(SEEDS))))
 COMPARE := $(BIN)/python -m training compare --recipe $(RECIPE) --runs $(call path,$(RUNS)) --to $(call path,$(MODELS))
 
 # What is misspelt would be left out without a word.
@@ -71,8 +68,9 @@ freeze: $(VENV)/.training  ## Freeze fitted nets again
 	$(BIN)/python -m training freeze --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(call path,$(RUNS)) \
 		$(DATA_OPTION)
 
+# Of each variant one trial is published: of the seeds --seed takes the first.
 export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over its recipe's last, NO_PROMOTE=1: not to answer yet)
-	KERAS_BACKEND=tensorflow $(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed $(FIRST_SEED) \
+	KERAS_BACKEND=tensorflow $(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed "$(SEEDS)" \
 		--runs $(call path,$(RUNS)) --models $(call path,$(MODELS)) $(DATA_OPTION) $(if $(REPLACE),--replace) \
 		$(if $(NO_PROMOTE),--no-promote)
 	$(COMPARE)

@@ -12,9 +12,6 @@ for given in "REPLACE=${REPLACE:-}" "NO_PROMOTE=${NO_PROMOTE:-}"; do
         *) echo "$given: it is 1, or left out" >&2; exit 2 ;;
     esac
 done
-# Of each variant one trial is published: that of the first of the seeds (0 of 0,1 or 0-2).
-first_seed=$(IFS=' ,-
-	'; set -f; set -- $seeds; echo "$1")
 runs=$OUTPUT_DIR/runs
 models=$OUTPUT_DIR/exported_models
 
@@ -37,7 +34,7 @@ run() {
 run python3 -m training train --recipe "$recipe" --variants "$variants" --seeds "$seeds" --runs "$runs" \
     ${STEPS:+--steps "$STEPS"} ${EPOCHS:+--epochs "$EPOCHS"} ${BATCH:+--batch "$BATCH"} \
     ${LEARNING_RATE:+--learning-rate "$LEARNING_RATE"} "$@"
-# Whatever Keras trained with, its nets are exported through TensorFlow.
+# Whatever Keras trained with, its nets are exported through TensorFlow. Of the seeds --seed takes the first.
 run env KERAS_BACKEND=tensorflow python3 -m training export --recipe "$recipe" --variants "$variants" \
-    --seed "$first_seed" --runs "$runs" --models "$models" ${REPLACE:+--replace} ${NO_PROMOTE:+--no-promote}
+    --seed "$seeds" --runs "$runs" --models "$models" ${REPLACE:+--replace} ${NO_PROMOTE:+--no-promote}
 run python3 -m training compare --recipe "$recipe" --runs "$runs" --to "$models"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from training.lists import Words
+from training.lists import FirstSeed, Words
 from training.options import (
     PATH,
     Finite,
@@ -195,10 +195,10 @@ def freeze(
 @variants_option
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=FirstSeed(),
     default=0,
     show_default=True,
-    help="The seed of the trial that is exported of each.",
+    help="The seed of the trial that is exported of each; of several (0,1 or 0-4), the first.",
 )
 @data_option
 @runs_option

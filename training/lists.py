@@ -54,3 +54,13 @@ class Seeds(click.ParamType[list[int]]):
         if not seeds:
             self.fail("the list is empty", param, ctx)
         return list(dict.fromkeys(seeds))
+
+
+class FirstSeed(click.ParamType[int]):
+    """One seed: the first of a list as ``Seeds`` has it, which may be of one."""
+
+    name = "seed"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The first, of a list that is right to its end."""
+        return value if isinstance(value, int) else Seeds().convert(value, param, ctx)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from training.lists import Seeds, Words
+from training.lists import FirstSeed, Seeds, Words
 
 
 def test_seeds_are_numbers_and_ranges() -> None:
@@ -18,6 +18,20 @@ def test_seeds_are_numbers_and_ranges() -> None:
 def test_what_is_no_list_of_seeds_is_refused(word: str) -> None:
     with pytest.raises(click.BadParameter):
         Seeds().convert(word, None, None)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "first"),
+    [("0", 0), ("10", 10), ("0,1", 0), (" 3 1", 3), ("2-4", 2), ("0\n1\n", 0), (7, 7)],
+)
+def test_of_several_seeds_one_is_the_first(seeds: str | int, first: int) -> None:
+    assert FirstSeed().convert(seeds, None, None) == first
+
+
+@pytest.mark.parametrize("seeds", ["", "-1", "0,x", "0-"])
+def test_of_what_is_no_list_of_seeds_none_is_the_first(seeds: str) -> None:
+    with pytest.raises(click.BadParameter):
+        FirstSeed().convert(seeds, None, None)
 
 
 def test_all_stands_for_every_name_also_among_others() -> None:

@@ -18,7 +18,7 @@ def test_a_seed_that_no_trial_has_is_refused() -> None:
     """And no command is named for it, which would be refused as well."""
     done = CliRunner().invoke(main, ["export", "--seed", "-1"])
     assert done.exit_code == 2
-    assert "-1 is not in the range x>=0" in done.output
+    assert "'-1' is not a seed" in done.output
     assert "make it with" not in done.output
 
 
