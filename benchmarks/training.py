@@ -30,7 +30,8 @@ from typing import Any
 import click
 import numpy as np
 
-from training.environment import arithmetic, hardware, import_quietly, versions
+from training.backend import import_quietly
+from training.environment import arithmetic, hardware, versions
 from training.recipes import RECIPES
 from training.variants import VARIANTS
 

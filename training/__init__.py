@@ -14,6 +14,6 @@ In the order of the data:
     compare                 the study's table and curves (seeds, table, figure)
     demo                    all of it at once
     cli, options, lists     the commands; missing says what they lack
-    environment             with what all this was computed
+    environment, backend    with what all this was computed; Keras' backend, told how
     files                   written in one step
 """

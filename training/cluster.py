@@ -23,8 +23,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from training.backend import THREADS, threads_told, with_threads
 from training.cifar100 import VARIABLE
-from training.environment import THREADS, threads_told
 from training.spread import (
     BUSY_SECONDS,
     DEATHS,
@@ -34,7 +34,6 @@ from training.spread import (
     raise_failures,
     record_if_done,
     run_in_turn,
-    with_threads,
 )
 from training.trial import (
     BusyError,

@@ -1,20 +1,16 @@
-"""Where and with what something was run, for the records; and the frameworks' quiet import."""
+"""With what this process computes, for the records: tools, device, arithmetic, and its rate."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import platform
 import sys
-import tempfile
 from pathlib import Path
 
 from service.cpus import usable_cpus
+from training.backend import JAX_THREADS, THREADS, loaded_backend, threads_told
 
-BACKENDS = ("tensorflow", "jax")  # Keras' backends that steps are written for
-THREADS = "TF_NUM_INTRAOP_THREADS"  # how many TensorFlow computes with; unset: one a core
-JAX_THREADS = "NPROC"  # and JAX, on a CPU
 TOOLS = ("keras", "tensorflow", "jax", "numpy", "onnx", "tf2onnx", "onnxruntime-gpu", "onnxruntime")
 
 BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # processors' flags: either one computes in it
@@ -52,29 +48,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def keep_float32() -> None:
-    """Let float32 be float32 in this process: TensorFloat-32, with 10 bits for 23, is off.
-
-    GPUs put it in float32's place by default. What is traced before this keeps it.
-    """
-    backend = _backend()
-    if backend == "tensorflow":
-        sys.modules[backend].config.experimental.enable_tensor_float_32_execution(False)
-    elif backend == "jax":
-        sys.modules[backend].config.update("jax_default_matmul_precision", "float32")
-
-
-def keep_defaults() -> None:
-    """Let Keras' own file (``~/.keras/keras.json``) choose the backend and nothing of a net.
-
-    What a layer is not told it takes from there: another type of its numbers, or the channels
-    first. No recipe asks for that, and no record would say so.
-    """
-    keras = sys.modules["keras"]
-    keras.config.set_floatx("float32")
-    keras.config.set_image_data_format("channels_last")
-
-
 def arithmetic(precision: str) -> str:
     """In what a fit by a recipe of ``precision`` computes here.
 
@@ -97,7 +70,7 @@ def _is_off(variable: str) -> bool:
 
 def _accelerator() -> str | None:
     """What Keras' backend computes with, by name; None: the processor."""
-    backend = _backend()
+    backend = loaded_backend()
     if backend == "jax":
         device = sys.modules["jax"].devices()[0]
         return None if device.platform == "cpu" else str(device.device_kind)
@@ -106,11 +79,6 @@ def _accelerator() -> str | None:
         for gpu in config.list_physical_devices("GPU"):
             return str(config.experimental.get_device_details(gpu).get("device_name", gpu.name))
     return None
-
-
-def _backend() -> str | None:
-    """Keras' backend, by the environment or by Keras' own file; None where Keras is not loaded."""
-    return str(sys.modules["keras"].backend.backend()) if "keras" in sys.modules else None
 
 
 def hardware() -> str:
@@ -122,16 +90,10 @@ def hardware() -> str:
         return accelerator
     cores = usable_cpus()
     said = f"{_processor()}, {cores} core{'s' * (cores > 1)}"
-    threads = _threads(_backend())
+    threads = _threads(loaded_backend())
     if threads is not None and threads < cores:
         said += f", {threads} thread{'s' * (threads > 1)}"
     return said
-
-
-def threads_told(variable: str) -> int | None:
-    """How many threads the environment's ``variable`` says; None where it says none."""
-    value = os.environ.get(variable, "")
-    return int(value) or None if value.isdecimal() else None
 
 
 def _threads(backend: str | None) -> int | None:
@@ -161,24 +123,3 @@ def _told_by_linux(name: str) -> str:
     except OSError:
         pass
     return ""
-
-
-def import_quietly(module: str) -> None:
-    """Import ``module`` without what TensorFlow's libraries write to stderr as they are loaded.
-
-    ``TF_CPP_MIN_LOG_LEVEL`` does not reach those lines. Where the import fails they are shown.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            importlib.import_module(module)
-        except BaseException:
-            said.seek(0)
-            os.write(kept, said.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

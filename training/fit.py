@@ -20,9 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from training import nets
+from training.backend import BACKENDS
 from training.checkpoint import ANEW, Progress, read_variables, write_variables
 from training.dataset import Dataset, Images, Labels, hold_out
-from training.environment import BACKENDS, achieved, arithmetic
+from training.environment import achieved, arithmetic
 from training.evaluate import predict, score
 from training.loop import CAPACITY, Logs, inner_loop
 from training.record import begun, fitted, tools, write_history

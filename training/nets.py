@@ -13,8 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from training.backend import keep_defaults, keep_float32
 from training.dataset import CLASSES, IMAGE_SHAPE
-from training.environment import keep_defaults, keep_float32
 from training.mixed import MixedBatchNormalization
 from training.recipes import Recipe
 from training.variants import Variant

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from training.environment import BACKENDS, import_quietly
+from training.backend import BACKENDS, import_quietly
 from training.lists import Seeds, Words
 from training.recipes import RECIPES
 from training.variants import VARIANTS

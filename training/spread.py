@@ -28,7 +28,7 @@ from threading import Lock
 from typing import Any
 
 from service.cpus import usable_cpus
-from training.environment import JAX_THREADS, THREADS
+from training.backend import with_threads
 from training.trial import (
     BusyError,
     Trial,
@@ -44,11 +44,6 @@ BUSY_SECONDS = 1.0  # between two looks at a trial that another process works on
 GRACE_SECONDS = 10.0  # that a process has to end in when it is asked to
 # Several trials may share a GPU: neither framework may take all of its memory at once.
 SHARING = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-
-
-def with_threads(count: int) -> dict[str, str]:
-    """The environment in which TensorFlow, and JAX on a CPU, compute with ``count`` threads."""
-    return {THREADS: str(count), JAX_THREADS: str(count)}
 
 
 def command(trial: Trial, data: Path | None) -> list[str]:

@@ -13,8 +13,8 @@ import keras
 import pytest
 
 from training import environment
+from training.backend import with_threads
 from training.environment import achieved, hardware
-from training.spread import with_threads
 
 ON_AN_H100 = """
 import types
@@ -38,36 +38,6 @@ def test_the_hardware_is_that_of_the_backend_wherever_it_was_chosen(tmp_path: Pa
         timeout=300,
     )
     assert done.stdout.strip() == "NVIDIA H100 80GB HBM3", done.stderr
-
-
-BY_KERAS_FILE = """
-import keras
-from training import nets
-from training.recipes import RECIPES
-from training.variants import VARIANTS
-print(keras.config.floatx(), keras.config.image_data_format())
-net = nets.build(RECIPES["article"], VARIANTS["relu_with_bn"], 120.0, seed=0)
-print(*{layer.compute_dtype for layer in net.layers}, net.count_params())
-print(net.get_layer("block1_pool").output.shape)
-"""
-
-
-def test_what_keras_own_file_says_of_nets_is_not_heeded(tmp_path: Path) -> None:
-    """As where it was written for another project; the backend is chosen there (see above)."""
-    own = {"floatx": "float16", "image_data_format": "channels_first"}
-    (tmp_path / "keras.json").write_text(json.dumps(own))
-    done = subprocess.run(
-        [sys.executable, "-c", BY_KERAS_FILE],
-        env={**os.environ, "KERAS_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.stdout.splitlines() == [
-        "float32 channels_last",
-        "float32 415920",
-        "(None, 16, 16, 60)",
-    ], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -95,14 +65,6 @@ def test_the_cores_are_those_that_may_be_used_and_the_threads_where_they_are_few
     for backend in ("tensorflow", "jax"):
         monkeypatch.setattr(keras.backend, "backend", lambda name=backend: name)
         assert hardware() == f"EPYC, {says}"
-
-
-@pytest.mark.parametrize(("value", "told"), [("3", 3), ("0", None), ("", None), ("many", None)])
-def test_threads_are_a_number_or_are_not_told(
-    value: str, told: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", value)
-    assert environment.threads_told("TF_NUM_INTRAOP_THREADS") == told
 
 
 def test_the_share_of_the_peak_is_that_of_the_precision() -> None:
