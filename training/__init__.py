@@ -10,7 +10,8 @@ In the order of the data:
     step, loop, fit         one step, many in one execution, a whole trial (checkpoint, evaluate)
     spread, cluster         many trials: in processes of this machine, on a Ray cluster
     freeze, ablation        population statistics; where their gain comes from
-    export                  ONNX (graph), proved (parity), published (repository, triton, promote)
+    export                  ONNX (graph) with its card, proved (parity), published (repository,
+                            triton, promote)
     compare                 the study's table and curves (seeds, table, figure)
     demo                    all of it at once
     cli, options, lists     the commands; missing says what they lack

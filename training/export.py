@@ -17,31 +17,21 @@ graph that fails it, or that still holds anything of training mode, is not publi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
+import keras
 import numpy as np
 import onnx
 
-from service.models.card import (
-    CARD_KEY,
-    DatasetCard,
-    Evaluation,
-    Frozen,
-    FrozenLayer,
-    ModelCard,
-    Score,
-    Training,
-)
+from service.models.card import CARD_KEY, ModelCard, Parity
 from service.models.manifest import Entry, Manifest
 from service.models.model import Model
 from service.models.repository import WAY_OUT, ModelError, load_model
+from training.card import card_of
 from training.dataset import Dataset, Images
-from training.environment import versions
 from training.freeze import read_frozen
 from training.graph import convert
 from training.parity import measure_parity
@@ -60,7 +50,7 @@ from training.repository import (
     with_entry,
     write_manifest,
 )
-from training.trial import check_data, precision_of
+from training.trial import check_data
 
 PARITY_IMAGES = 2_000
 
@@ -89,61 +79,75 @@ def export(
     check_data(folder, record, dataset)
     card = card_of(record, dataset)
     make_folder(models)
-    _refuse(models, card, default)
+    _refuse(models, card, default)  # before the proof, which takes long
     pictures = dataset.test_images[:PARITY_IMAGES]
-    graph = convert(net)
-    # Proved elsewhere: whatever happens until then, the repository is as it was.
-    with tempfile.TemporaryDirectory() as passing:
-        path = Path(passing) / FILE
-        write_model(graph, card, path)
-        card = replace(card, parity=measure_parity(net, _load(path, card), pictures))
-        write_model(graph, card, path)
-        model, data = _load(path, card), path.read_bytes()
+    proved = prove(net, card, pictures)
     with held(models, say):
         settle(models)
         _refuse(models, card, default)  # another export may have been here since
-        manifest = read_manifest(models)
+        old = read_manifest(models)
         own = [entry for entry in listed(models) if entry.variant == card.variant]
-        before = manifest.find(card.variant) if manifest else None
-        same = find_same(models, own, card, model, pictures)
+        same = find_same(models, own, card, proved.model, pictures)
         if same and is_as_listed(models, same):
-            say(
-                f"{card.variant}: version {same.version} is this very net, nothing to publish"
-                f"{_behind(models, same, before)}"
-            )
-            changed = with_entry(manifest, same, default)
-            write_manifest(models, manifest, changed)
-            _say_default(models, manifest, changed, say)
-            return same
-        version = same.version if same else _place(models, own, card.recipe, replace_last)
-        promoted = promote and all(version > each.version for each in own)
-        entry = Entry(
-            variant=card.variant,
-            version=version,
-            file=f"{card.variant}/{version}/{FILE}",
-            sha256=sha256(data).hexdigest(),
-            bytes=len(data),
-            recipe=card.recipe,
-            dataset=card.dataset.name,
-            top1=card.evaluation.after_freeze.top1,
-        )
-        publish(models, entry, data, card.classes, default, promote=promote, say=say)
+            entry = same
+            write_manifest(models, old, with_entry(old, entry, default))
+        else:
+            version = same.version if same else _place(models, own, card.recipe, replace_last)
+            entry = entry_of(proved, version)
+            publish(models, entry, proved.data, card.classes, default, promote=promote, say=say)
         new = read_manifest(models)
-    assert card.parity is not None  # noqa: S101 - measured above
-    say(
-        f"{card.variant}: version {version}, {len(data):,} bytes, parity "
-        f"{card.parity.max_abs_error:.1e} on {card.parity.images:,} pictures (Keras' own rounding "
-        f"{card.parity.float32_error:.1e}; {card.parity.provider})"
-        f"{_behind(models, entry, before) if not promoted else ''}"
-    )
-    if before and promoted:
-        say(
-            f"{card.variant}: version {version} answers now where none is asked for "
-            f"({entry.top1:.2%} of the test pictures), instead of version {before.version} "
-            f"({before.top1:.2%}); {_promotion(models, before)} takes that back"
+    if entry is same:
+        done = f"version {entry.version} is this very net, nothing to publish"
+    else:
+        parity = proved.parity
+        done = (
+            f"version {entry.version}, {entry.bytes:,} bytes, parity {parity.max_abs_error:.1e} on "
+            f"{parity.images:,} pictures (Keras' own rounding {parity.float32_error:.1e}; "
+            f"{parity.provider})"
         )
-    _say_default(models, manifest, new, say)
+    _say_done(models, entry, done, old, new, say)
     return entry
+
+
+@dataclass(frozen=True)
+class Proved:
+    """A net's file, which the service would load and which answers as Keras does."""
+
+    card: ModelCard  # as it stands in the file, parity included
+    parity: Parity
+    model: Model
+    data: bytes
+
+
+def prove(net: keras.Model, card: ModelCard, pictures: Images) -> Proved:
+    """Make the file of ``net`` and hold it against Keras on uint8 ``pictures`` [N, 32, 32, 3].
+
+    ``card`` is without its parity. All of this happens in a folder of its own: until it is done,
+    the repository is as it was. Raises ``ExportError``.
+    """
+    graph = convert(net)
+    with tempfile.TemporaryDirectory() as passing:
+        path = Path(passing) / FILE
+        write_model(graph, card, path)
+        parity = measure_parity(net, _load(path, card), pictures)
+        card = replace(card, parity=parity)
+        write_model(graph, card, path)
+        return Proved(card, parity, _load(path, card), path.read_bytes())
+
+
+def entry_of(proved: Proved, version: int) -> Entry:
+    """What the manifest says of the net once it is that version of its variant."""
+    card = proved.card
+    return Entry(
+        variant=card.variant,
+        version=version,
+        file=f"{card.variant}/{version}/{FILE}",
+        sha256=sha256(proved.data).hexdigest(),
+        bytes=len(proved.data),
+        recipe=card.recipe,
+        dataset=card.dataset.name,
+        top1=card.evaluation.after_freeze.top1,
+    )
 
 
 def _place(models: Path, own: list[Entry], recipe: str, replace_last: bool) -> int:
@@ -155,21 +159,31 @@ def _place(models: Path, own: list[Entry], recipe: str, replace_last: bool) -> i
     return max((each.version for each in places), default=following)
 
 
-def _say_default(
-    models: Path, old: Manifest | None, new: Manifest | None, say: Callable[[str], None]
+def _say_done(
+    models: Path,
+    entry: Entry,
+    done: str,
+    old: Manifest | None,
+    new: Manifest | None,
+    say: Callable[[str], None],
 ) -> None:
+    """Say what was ``done`` with ``entry``, and what the manifest changes in who answers."""
+    variant = entry.variant
+    before, now = (each.find(variant) if each else None for each in (old, new))
+    if now and now.version != entry.version:
+        done += (
+            f"; version {now.version} answers where none is asked for, until "
+            f"{_promotion(models, entry)}"
+        )
+    say(f"{variant}: {done}")
+    if before and now and before.version != now.version:
+        say(
+            f"{variant}: version {now.version} answers now where none is asked for "
+            f"({now.top1:.2%} of the test pictures), instead of version {before.version} "
+            f"({before.top1:.2%}); {_promotion(models, before)} takes that back"
+        )
     if old and new and old.default != new.default:
         say(f"{models}: {new.default} answers where no variant is asked for, not {old.default}")
-
-
-def _behind(models: Path, entry: Entry, answers: Entry | None) -> str:
-    """What there is to say of a version that does not answer where none is asked for."""
-    if answers is None or answers.version == entry.version:
-        return ""
-    return (
-        f"; version {answers.version} answers where none is asked for, until "
-        f"{_promotion(models, entry)}"
-    )
 
 
 def _promotion(models: Path, entry: Entry) -> str:
@@ -217,70 +231,6 @@ def find_same(
         if other.card.training == card.training and np.array_equal(other.run(few), model.run(few)):
             return entry
     return None
-
-
-def card_of(record: Mapping[str, Any], dataset: Dataset) -> ModelCard:
-    """The model card of a frozen trial, parity still to be measured."""
-    configuration, outcome, freeze = record["configuration"], record["outcome"], record["freeze"]
-    recipe, variant = configuration["recipe"], configuration["variant"]
-    return ModelCard(
-        schema_version=1,
-        variant=variant["name"],
-        activation=variant["activation"],
-        normalization=variant["normalization"],
-        recipe=recipe["name"],
-        seed=configuration["seed"],
-        training=Training(
-            steps=outcome["steps"],
-            epochs=outcome["epochs"],
-            batch=recipe["batch"],
-            learning_rate=recipe["learning_rate"],
-            images=outcome["images"],
-            seconds=round(outcome["seconds"], 1),
-            hardware=record["hardware"],
-            backend=record["backend"],
-            precision=precision_of(record),
-            kept_step=outcome["kept_step"] if outcome["kept_step"] != outcome["steps"] else None,
-            hold_out=configuration["hold_out"] or None,
-        ),
-        dataset=DatasetCard(**configuration["dataset"]),
-        classes=dataset.class_names,
-        superclasses=dataset.superclasses,
-        training_mean=configuration["training_mean"],
-        frozen=Frozen(
-            kind=freeze["kind"],
-            images=freeze["images"],
-            batches=freeze["batches"],
-            layers=tuple(
-                FrozenLayer(
-                    name=layer["name"],
-                    channels=layer["channels"],
-                    mean_shift_sd=tuple(round(value, 5) for value in layer["mean_shift_sd"]),
-                    variance_ratio=tuple(round(value, 5) for value in layer["variance_ratio"]),
-                )
-                for layer in freeze["layers"]
-            ),
-        ),
-        evaluation=Evaluation(
-            split=freeze["split"],
-            images=freeze["split_images"],
-            before_freeze=Score(**freeze["before"]),
-            after_freeze=Score(**freeze["after"]),
-        ),
-        parity=None,
-        tools=tools_of(record["versions"], versions()),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def tools_of(fit: Mapping[str, str], exported: Mapping[str, str]) -> dict[str, str]:
-    """Versions by tool: the fit's, and the exporter's beside it where it is another."""
-    return dict(exported) | {
-        tool: version
-        if exported.get(tool, version) == version
-        else f"{version}, exported with {exported[tool]}"
-        for tool, version in fit.items()
-    }
 
 
 def write_model(graph: onnx.ModelProto, card: ModelCard, path: Path) -> None:

@@ -16,8 +16,8 @@ import pytest
 from service.models.card import CARD_KEY
 from service.models.repository import load_repository
 from tests.training.export.published import contents
+from training.card import card_of, tools_of
 from training.dataset import Dataset
-from training.export import card_of, tools_of
 
 
 def test_the_card_tells_the_truth(
