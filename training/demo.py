@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from PIL import Image
 
@@ -31,7 +30,7 @@ from training.dataset import Dataset, Images
 from training.evaluate import predict
 from training.export import export
 from training.fit import fit
-from training.freeze import freeze
+from training.freeze import freeze, read_frozen
 from training.graph import refuse_other_backends
 from training.recipes import RECIPES
 from training.repository import make_folder
@@ -106,7 +105,7 @@ def _serve_and_ask(
     for name, top in everyone.items():
         say(f"   {name:<20} {top[0]['label']:<20} {top[0]['probability']:.3f}")
     say(f"   {'(drawn as)':<20} {label}")
-    net = keras.saving.load_model(asked.folder / "frozen.keras", compile=False)
+    _, net = read_frozen(asked.folder)
     expected = predict(net, picture[None])[0]
     top = answer["images"][0]["top"]
     error = max(abs(each["probability"] - float(expected[each["index"]])) for each in top)
