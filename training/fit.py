@@ -88,11 +88,11 @@ def fit(trial: Trial, dataset: Dataset, say: Callable[[str], None] = print) -> d
         recipe = replace(trial.recipe, precision=precision)
         net = nets.build(recipe, trial.variant, configuration["training_mean"], trial.seed)
         fitter = compiled(net, recipe, trial.seed)
-        run = _Run(trial, fitter, dataset, configuration, validation, say)
-        run.beside_a_finished_one = record is not None and "outcome" in record
+        finished = record is not None and "outcome" in record  # by fewer steps
+        run = _Run(trial, fitter, dataset, configuration, validation, say, beside_finished=finished)
         run.goes_on()
         under_way = begun(configuration, net, run.progress)
-        if not run.beside_a_finished_one:
+        if not finished:
             write_record(trial.folder, under_way)
         progress = run.to_the_end()
         record = _finish(trial, run.kept(), under_way, progress)
@@ -113,10 +113,13 @@ class _Run:
         configuration: dict[str, Any],
         validation: tuple[Images, Labels],
         say: Callable[[str], None],
+        *,
+        beside_finished: bool,
     ) -> None:
         self.trial, self.fitter, self.say = trial, fitter, say
         self.configuration = configuration
-        self.beside_a_finished_one = False  # whose record and history stay until this one is done
+        # Beside a trial of fewer steps, whose record and history stay until this one is done.
+        self.beside_finished = beside_finished
         self.pictures = len(dataset.train_images)
         self.validation = validation
         self.progress = Progress()
@@ -278,7 +281,7 @@ class _Run:
             progress.best_loss, progress.best_step = scores.loss, progress.step
             if self.trial.keep_best:
                 progress.best = [np.array(variable) for variable in kept.variables]
-        if not self.beside_a_finished_one:
+        if not self.beside_finished:
             write_history(self.trial.folder, progress.history)
         if whole:
             progress.epoch_steps = 0
