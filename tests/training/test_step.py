@@ -108,6 +108,18 @@ def test_chance_in_a_step_comes_from_the_seed_and_the_step_alone(
     assert np.abs(logits(other, 7) - seventh).max() > 1e-4
 
 
+def test_augmentation_and_every_dropout_draw_their_own_numbers(small_dataset: Any) -> None:
+    """With the same ones, a picture that is flipped would lose the same units in every block."""
+    net = nets.build(VARIANTS["relu_without_bn"], 120.0, seed=0)
+    fitter = Fitter(net, RECIPES["demo"], seed=0)
+    fitter((small_dataset.train_images[:4], np.array([7], np.int32)), training=True)
+    dropouts = [layer for layer in net.layers if isinstance(layer, keras.layers.Dropout)]
+    generators = [fitter.augmentation_seed, *(layer.seed_generator for layer in dropouts)]
+    assert len(generators) == 5
+    drawn = [np.array(keras.random.uniform((1000,), seed=each)) for each in generators]
+    assert np.abs(np.corrcoef(drawn) - np.eye(5)).max() < 0.15
+
+
 def test_inference_sees_the_pictures_as_they_are(small_dataset: Any) -> None:
     images = small_dataset.train_images[:4]
     net = nets.build(RECIPES["demo"], VARIANTS["relu_with_bn"], 120.0, seed=0)
