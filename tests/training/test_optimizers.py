@@ -33,6 +33,20 @@ def test_the_rate_goes_up_over_the_warm_up_and_down_to_zero(steps: int) -> None:
     assert rates.max() == 0.5
 
 
+@pytest.mark.parametrize(
+    ("steps", "warm_up", "rising"), [(100, 0.0, 1), (50, 0.03, 2), (100, 0.29, 29), (3, 0.03, 1)]
+)
+def test_the_rate_is_highest_at_the_end_of_the_warm_up_and_never_below_zero(
+    steps: int, warm_up: float, rising: int
+) -> None:
+    """The share of the steps is rounded; without a warm-up the first step has the highest rate."""
+    recipe = replace(MODERN, steps=steps, warm_up=warm_up, learning_rate=0.5)
+    rates = np.array([float(WarmUpAndDown.of(recipe)(step)) for step in range(steps + 5)])
+    assert (rates[rising - 1], rates.argmax()) == (0.5, rising - 1)
+    assert (rates[:steps] > 0).all()
+    assert not rates[steps:].any()
+
+
 def test_a_shorter_run_has_the_same_shape() -> None:
     long, short = (WarmUpAndDown.of(replace(MODERN, steps=steps)) for steps in (1_000, 100))
     for share in (0.1, 0.5, 0.9):
@@ -77,11 +91,14 @@ def test_a_kernel_steps_by_its_orthogonalized_momentum_and_decays() -> None:
     assert 0.6 < singular.min() < singular.max() < 1.3
 
 
-def test_the_rest_steps_by_adam_at_its_share_of_the_rate() -> None:
-    start, gradients = RNG.normal(size=7), RNG.normal(size=(3, 7))
+@pytest.mark.parametrize(
+    ("name", "shape"), [("bias", (7,)), ("kernel", (5, 7))], ids=["vector", "dense kernel"]
+)
+def test_the_rest_steps_by_adam_at_its_share_of_the_rate(name: str, shape: tuple[int, ...]) -> None:
+    start, gradients = RNG.normal(size=shape), RNG.normal(size=(3, *shape))
     optimizer = optimizers.build(replace(STEADY, adam_share=0.2, weight_decay=0.0))
-    variable = keras.Variable(start.astype(np.float32), name="bias")
-    first, second, expected = np.zeros(7), np.zeros(7), start
+    variable = keras.Variable(start.astype(np.float32), name=name)
+    first, second, expected = np.zeros(shape), np.zeros(shape), start
     for number, gradient in enumerate(gradients, start=1):
         optimizer.apply([ops.convert_to_tensor(gradient.astype(np.float32))], [variable])
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
