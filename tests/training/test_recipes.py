@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,8 +14,11 @@ from training import nets
 from training.data import LOADERS
 from training.recipes import RECIPES, WORDS, Augmentation
 from training.step import compiled
+from training.table import sections
+from training.trial import override, recipe_of
 from training.variants import VARIANTS
 
+SHIPPED = Path(__file__).parents[2] / "exported_models"
 GRADIENTS = np.array([0.0, 1e-12, -1e-9, 1e-7, 3e-7, -1e-6, 1e-4, -1e-2, 1.0, -30.0, 1e4])
 
 
@@ -33,6 +38,19 @@ def test_the_modern_recipe_sees_as_much_as_the_articles() -> None:
     assert modern.dataset == article.dataset
     assert modern.steps * modern.batch == article.steps * article.batch
     assert modern.steps_per_epoch * modern.batch % 50_000 == 0  # an epoch is so many whole passes
+
+
+def test_the_recipes_are_those_that_the_published_nets_were_fitted_by() -> None:
+    """Up to the number of steps where the learning rate is constant: those nets had fewer."""
+    published = json.loads((SHIPPED / "comparison.json").read_text())
+    trials = [trial for section in sections(published) for trial in section["trials"]]
+    assert {each["configuration"]["recipe"]["name"] for each in trials} == {"article", "modern"}
+    for trial in trials:
+        fitted = recipe_of(trial)
+        recipe = override(fitted.name, trial["variant"])
+        if recipe.schedule == "constant":
+            recipe = replace(recipe, steps=fitted.steps)
+        assert fitted == recipe
 
 
 def test_the_demo_recipe_fits_the_embedded_data() -> None:
