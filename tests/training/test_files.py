@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,19 @@ def test_what_is_swept_is_what_a_killed_process_left_there(tmp_path: Path) -> No
         path.touch()
     sweep(tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that loses its power may be left with the new name and none of the content."""
+    path, synced = tmp_path / "history.csv", []
+    path.write_text("old")
+
+    def fsync(file: int) -> None:
+        synced.append((os.fstat(file).st_ino, path.read_text()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(path, lambda passing: passing.write_text("new"))
+    assert synced == [(path.stat().st_ino, "old")]
+    assert path.read_text() == "new"

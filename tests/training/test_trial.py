@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import re
 import signal
@@ -23,7 +22,6 @@ from training.trial import (
     BusyError,
     Trial,
     TrialError,
-    check_same,
     find_trials,
     locked,
     override,
@@ -55,28 +53,6 @@ def test_selection_without_a_hold_out_is_refused(selection: dict[str, Any]) -> N
     with pytest.raises(TrialError, match=r"nothing is selected on the test set: give --hold-out"):
         Trial(ARTICLE, VARIANT, seed=0, **selection)
     assert Trial(ARTICLE, VARIANT, seed=0, hold_out=500, **selection).hold_out == 500
-
-
-def test_whatever_decides_the_weights_is_in_the_configuration(small_dataset: Any) -> None:
-    trial = Trial(ARTICLE, VARIANT, seed=0, hold_out=100)
-    configuration = trial.configuration(small_dataset, 120.0)
-    variations = [
-        replace(trial, recipe=replace(ARTICLE, learning_rate=0.5)),
-        replace(trial, recipe=replace(ARTICLE, augmentation=Augmentation(shear=1.0))),
-        replace(trial, variant=VARIANTS["relu_without_bn"]),
-        replace(trial, seed=1),
-        replace(trial, hold_out=200),
-        replace(trial, keep_best=True),
-        replace(trial, patience=1),
-    ]
-    others = [each.configuration(small_dataset, 120.0) for each in variations]
-    others.append(trial.configuration(replace(small_dataset, checksum="0" * 64), 120.0))
-    others.append(trial.configuration(small_dataset, 121.0))
-    assert all(other != configuration for other in others)
-    assert replace(trial, runs=Path("elsewhere")).configuration(small_dataset, 120.0) == (
-        configuration
-    )
-    json.dumps(configuration)  # a record can hold it
 
 
 def test_the_recipe_is_read_back_as_it_was_run(small_dataset: Any, tmp_path: Path) -> None:
@@ -114,6 +90,8 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
     assert override("article", steps=None, batch=None) == ARTICLE
     assert override("article", steps=5) == replace(ARTICLE, steps=5)
     assert override("article", epochs=3) == replace(ARTICLE, steps=6_000)
+    assert override("demo", epochs=3) == replace(RECIPES["demo"], steps=210)  # epochs of its own
+    assert override("modern", average=0.0) == replace(RECIPES["modern"], average=0.0)
     assert override("demo", batch=8, learning_rate=0.1) == replace(
         RECIPES["demo"], batch=8, learning_rate=0.1
     )
@@ -172,22 +150,6 @@ def test_a_variant_of_another_version_is_refused_by_name(
     write_record(tmp_path, {"status": "fitted", "configuration": configuration})
     with pytest.raises(TrialError, match=r"no such variant \(.*'groups'.*\); use the version that"):
         read_record(tmp_path)
-
-
-def test_a_record_that_does_not_know_a_knob_of_the_variant_has_its_default(
-    small_dataset: Any,
-) -> None:
-    trial = Trial(ARTICLE, VARIANT, seed=0)
-    older = trial.configuration(small_dataset, 120.0)
-    del older["variant"]["behind_activation"]
-    check_same(Path("there"), {"configuration": older}, trial.configuration(small_dataset, 120.0))
-    behind = replace(trial, variant=replace(VARIANT, behind_activation=True))
-    with pytest.raises(
-        TrialError, match=r"variant\.behind_activation is False there and True here"
-    ):
-        check_same(
-            Path("there"), {"configuration": older}, behind.configuration(small_dataset, 120.0)
-        )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
