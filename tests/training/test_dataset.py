@@ -67,6 +67,25 @@ class TestHoldOut:
             chosen.append(numbers(hold_out(dataset, 200, seed)[1]))
         assert chosen[0] == chosen[1] != chosen[2]
 
+    def test_it_is_one_and_the_same_for_every_trial_of_every_version(
+        self, dataset: Dataset
+    ) -> None:
+        """A trial that is taken further by a newer one may not fit what it was selected by."""
+        rng = np.random.default_rng(2018)
+        expected = []
+        for label in range(CLASSES):
+            members = np.flatnonzero(dataset.train_labels == label)
+            expected += rng.permutation(members)[:2].tolist()
+        assert numbers(hold_out(dataset, 200)[1]) == sorted(expected)
+
+    def test_the_choice_in_one_class_says_nothing_about_another(self, dataset: Dataset) -> None:
+        _, images, labels = hold_out(dataset, CLASSES, seed=0)
+        ranks = [
+            np.flatnonzero(dataset.train_labels == label).tolist().index(number)
+            for label, number in zip(labels, numbers(images), strict=True)
+        ]
+        assert np.bincount(ranks, minlength=EACH).min() > 5  # of 100, 17 are expected
+
     def test_everything_else_stays(self, dataset: Dataset) -> None:
         before = dataset.train_images.copy(), dataset.train_labels.copy()
         rest, _, _ = hold_out(dataset, 200, seed=0)
