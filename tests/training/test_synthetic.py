@@ -128,8 +128,10 @@ class TestSet:
         assert one.dtype == np.uint8
         np.testing.assert_array_equal(one, synthetic.picture(31, seed=0))
         assert (one != synthetic.picture(31, seed=1)).any()
-        everything = np.concatenate([dataset.train_images, dataset.test_images])
-        assert not (everything == one).all((1, 2, 3)).any()
+        single = synthetic.load(seed=0, train=100, test=100)  # one of a class, as here
+        for drawn in (dataset, single):
+            everything = np.concatenate([drawn.train_images, drawn.test_images])
+            assert not (everything == one).all((1, 2, 3)).any()
 
 
 class TestLabelsSayWhatIsDrawn:

@@ -99,8 +99,8 @@ class TestContents:
         with pytest.raises(DataError, match="exactly one superclass"):
             self.decode(contents, "meta", fine_label_names=names)
 
-    @pytest.mark.parametrize("label", [-1, 100])
-    def test_a_label_without_a_name_is_refused(self, contents: dict[str, Any], label: int) -> None:
+    @pytest.mark.parametrize("label", [-1, 100, "7"])
+    def test_a_label_without_a_name_is_refused(self, contents: dict[str, Any], label: Any) -> None:
         labels = [label, *contents["test"]["fine_labels"][1:]]
         with pytest.raises(DataError, match=r"test: holds no fine_labels within 0\.\.99"):
             self.decode(contents, "test", fine_labels=labels)

@@ -31,6 +31,12 @@ class TestForms:
         archive.rename(parent / cifar100.ARCHIVE)
         assert cifar100.read_members(parent, digests) == members
 
+    def test_a_whole_folder_goes_before_an_archive(
+        self, parent: Path, members: dict[str, bytes], digests: dict[str, str]
+    ) -> None:
+        (parent / cifar100.ARCHIVE).write_bytes(b"never opened")
+        assert cifar100.read_members(parent, digests) == members
+
     def test_reading_an_archive_writes_nothing(
         self, archive: Path, digests: dict[str, str], tmp_path: Path
     ) -> None:
