@@ -178,6 +178,7 @@ def reduced_of_nobody_knows_what() -> onnx.ModelProto:
         (node_graph("Dropout"), "it holds Dropout"),
         (node_graph("RandomUniformLike"), "it holds RandomUniformLike"),
         (node_graph("Bernoulli"), "it holds Bernoulli"),
+        (node_graph("Multinomial"), "it holds Multinomial"),
         (
             node_graph("BatchNormalization", training_mode=1),
             "it holds BatchNormalization with training_mode",
