@@ -170,6 +170,26 @@ def test_kernels_start_glorot_uniform_and_biases_at_zero(nets: dict[str, keras.M
         assert not bias.any()
 
 
+@pytest.mark.parametrize(("name", "gain"), [("relu", 2**0.5), ("sigmoid", 20 / 3)])
+def test_a_scaled_start_is_of_the_gain_that_the_activation_wants(name: str, gain: float) -> None:
+    """He et al. 2015 for ReLU. A sigmoid is half a tanh, whose gain is 5/3, of half its input, and
+    1/2: what that half makes of the kernel behind it, the bias takes off.
+    """
+    net = build(VARIANTS[f"{name}_without_bn"], MEAN, seed=1, initialization="scaled")
+    first, *behind, logits = (layer for layer in net.layers if layer.weights)
+    for layer in (first, *behind, logits):
+        kernel, bias = (each.astype(np.float64) for each in layer.get_weights())
+        fan_in = kernel.size // kernel.shape[-1]
+        fan_out = kernel.size // kernel.shape[-2]
+        glorot = layer in (first, logits)  # no activation before the one, none behind the other
+        spread = np.sqrt(2 / (fan_in + fan_out)) if glorot else gain / np.sqrt(fan_in)
+        assert kernel.std() == pytest.approx(spread, rel=0.03)
+        assert np.abs(kernel).max() == pytest.approx(np.sqrt(3) * spread, rel=0.01)  # uniform
+        half = kernel.reshape(fan_in, -1).sum(axis=0) / 2
+        shifted = name == "sigmoid" and layer is not first
+        np.testing.assert_allclose(bias, -half if shifted else 0 * half, atol=1e-5)
+
+
 def test_dropout_is_the_recipes(pictures: np.ndarray) -> None:
     net = build(replace(ARTICLE, dropout=0.0), VARIANTS["relu_without_bn"], MEAN, seed=1)
     x = pictures.astype(np.float32)
