@@ -14,7 +14,7 @@ import pytest
 from keras import ops
 
 from tests.training import oracle
-from training.mixed import MixedBatchNormalization
+from training.mixed import MixedBatchNormalization, moments
 from training.nets import build
 from training.recipes import RECIPES
 from training.variants import VARIANTS
@@ -112,6 +112,28 @@ def test_in_inference_the_moving_averages_normalize() -> None:
         layer.build(X.shape)
         layer.set_weights([GAMMA, BETA, BETA * 2, GAMMA**2])
     np.testing.assert_array_equal(np.array(ours(X)), np.array(keras_own(X)))
+
+
+def test_a_layer_that_is_frozen_normalizes_with_its_averages_in_training_too() -> None:
+    layer = MixedBatchNormalization(epsilon=oracle.EPSILON)
+    layer.build(X.shape)
+    layer.set_weights([GAMMA, BETA, BETA * 2, GAMMA**2])
+    layer.trainable = False
+    expected = oracle.normalize(X, GAMMA, BETA, BETA * 2, GAMMA**2)
+    np.testing.assert_allclose(np.array(layer(X, training=True)), expected, rtol=1e-4, atol=1e-4)
+    for found, set_to in zip(layer.get_weights(), [GAMMA, BETA, BETA * 2, GAMMA**2], strict=True):
+        np.testing.assert_array_equal(found, set_to)
+
+
+def test_the_variance_of_a_channel_that_is_constant_is_not_negative() -> None:
+    """Its mean square less its squared mean is rounding alone, of either sign."""
+    values = np.random.default_rng(0).normal(0, 1_000, 200).astype(np.float32)
+    x = np.broadcast_to(values, (3, 7, 7, 200))
+    squares = (x.reshape(-1, 200) ** 2).mean(axis=0, dtype=np.float32)
+    mean, variance = (np.array(each) for each in moments(x))
+    np.testing.assert_allclose(mean, values, rtol=1e-5)
+    assert (variance >= 0).all()
+    assert (variance <= 1e-5 * squares).all()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
