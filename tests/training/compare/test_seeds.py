@@ -22,6 +22,7 @@ from tests.training.compare.records import (
 )
 from tests.training.export.published import contents
 from training.compare import compare
+from training.seeds import summary
 from training.table import markdown
 from training.trial import TrialError
 
@@ -39,6 +40,30 @@ def test_seeds_come_as_mean_and_standard_deviation(runs: Path, tmp_path: Path) -
     assert cells[5] == "32.00 ± 2.83 %"
     assert "Means ± standard deviations over the seeds." in markdown(content)
     assert "earlier step" not in markdown(content)
+
+
+def test_a_seed_on_a_slow_machine_changes_neither_time_nor_rate_of_the_row() -> None:
+    """They are medians; the gain is the mean of the seeds', in shares."""
+    scores = {"top1": 0.3, "top5": 0.6, "loss": 2.0}
+    trials = [
+        {
+            "steps": 100,
+            "seconds": seconds,
+            "images_per_second": rate,
+            "freeze": {
+                "kind": "population",
+                "before": scores,
+                "after": scores | {"top1": 0.3 + gain},
+            },
+        }
+        for seconds, rate, gain in ((10.0, 90.0, 0.01), (900.0, 1.0, 0.02), (12.0, 75.0, 0.06))
+    ]
+    row = summary("relu_with_bn", trials)
+    assert (row["n"], row["steps"]) == (3, [100])
+    assert (row["seconds"], row["images_per_second"]) == (12.0, 75.0)
+    assert row["gain"] == pytest.approx(0.03)
+    assert row["after"]["top1"]["spread"] == pytest.approx(0.0007**0.5)  # of 1, 2 and 6 points
+    assert row["before"]["top1"] == {"mean": pytest.approx(0.3), "spread": pytest.approx(0)}
 
 
 def test_seeds_that_were_published_before_add_up(runs: Path, tmp_path: Path) -> None:
