@@ -20,6 +20,7 @@ from tests.training.export.published import contents, keras_answers, listed
 from training.cli import main
 from training.dataset import Dataset
 from training.export import export
+from training.repository import with_entry
 from training.trial import read_record, write_record
 
 
@@ -136,6 +137,36 @@ def test_a_net_that_an_older_version_holds_is_not_published_again(
         f'none is asked for, until "python -m training promote relu_with_bn 1 --models {own}"'
     ]
     assert contents(own) == before
+
+
+def entry(variant: str, version: int) -> Entry:
+    file = f"{variant}/{version}/model.onnx"
+    return Entry(variant, version, file, "0" * 64, 1, "test", "synthetic", 0.5)
+
+
+def test_versions_are_listed_by_their_numbers() -> None:
+    """The tenth comes after the ninth, and answers; the second goes between in its place."""
+    manifest = None
+    for version in (9, 10, 2):
+        manifest = with_entry(manifest, entry("relu_with_bn", version), None)
+    assert manifest is not None
+    assert [each.version for each in manifest.models] == [2, 9, 10]
+    assert manifest.answering("relu_with_bn") == 2  # the newest export, which is to answer
+    after = with_entry(manifest, entry("relu_with_bn", 10), None)
+    assert (after.answering("relu_with_bn"), after.models) == (2, manifest.models)
+
+
+def test_who_answers_by_default_goes_on_until_the_studys_own_variant_appears() -> None:
+    first = with_entry(None, entry("sigmoid_with_bn", 1), None)
+    second = with_entry(first, entry("relu_without_bn", 1), None)
+    assert (first.default, second.default) == ("sigmoid_with_bn", "sigmoid_with_bn")
+    own = entry("relu_with_bn", 1)
+    assert with_entry(second, own, None, promote=False).default == "sigmoid_with_bn"
+    third = with_entry(second, own, None)
+    assert third.default == "relu_with_bn"
+    chosen = with_entry(third, entry("relu_without_bn", 2), "relu_without_bn")
+    assert chosen.default == "relu_without_bn"  # and goes on when relu_with_bn comes again
+    assert with_entry(chosen, entry("relu_with_bn", 2), None).default == "relu_without_bn"
 
 
 def test_whoever_shall_answer_by_default_is_exported_first(
