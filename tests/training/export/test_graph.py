@@ -22,7 +22,7 @@ from tests.training import oracle
 from tests.training.export.published import contents, keras_answers
 from training.dataset import Dataset
 from training.export import export
-from training.graph import check_inference_graph, convert
+from training.graph import check_inference_graph, convert, take_means_by_axis
 from training.mixed import MixedBatchNormalization
 from training.nets import build
 from training.parity import in_float64
@@ -100,6 +100,22 @@ def test_means_over_a_whole_picture_round_no_more_than_in_keras(kind: str) -> No
     exact = keras_answers(in_float64(net), images)
     rounding = np.abs(keras_answers(net, images) - exact).max()
     np.testing.assert_allclose(found, exact, rtol=0, atol=3 * rounding)
+
+
+@pytest.mark.parametrize(("keepdims", "nodes"), [(1, 3), (0, 1)])
+def test_a_mean_over_several_axes_stays_the_mean(keepdims: int, nodes: int) -> None:
+    """Taken one axis after another where the axes stay; where they go, it is left as it is."""
+    node = onnx.helper.make_node("ReduceMean", ["x"], ["y"], axes=[1, -2, 3], keepdims=keepdims)
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 4, 5, 6])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph([node], "one", [x], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    take_means_by_axis(model)
+    assert len(model.graph.node) == nodes
+    values = np.random.default_rng(0).normal(size=(2, 4, 5, 6)).astype(np.float32)
+    (found,) = ReferenceEvaluator(model).run(["y"], {"x": values})
+    expected = values.astype(np.float64).mean(axis=(1, 2, 3), keepdims=bool(keepdims))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_graph_traced_in_training_mode_is_refused_and_nothing_published(
