@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 
 import training.ablation
+import training.freeze
 from tests.training import oracle
 from training.ablation import KINDS, MOVING, ablate, markdown
 from training.dataset import hold_out
 from training.freeze import population_statistics
 from training.nets import running_statistics
+from training.recipes import Augmentation
 from training.repository import ExportError
 from training.trial import TrialError, read_record, write_record
 
@@ -112,6 +115,38 @@ def test_a_row_is_of_the_pictures_and_the_dropout_that_it_names(
         assert (dropout_seed is None) == ("dropout off" in kind)
 
 
+def test_every_picture_is_augmented_as_the_recipe_says_by_chance_of_its_own(
+    relu_with_bn: Any, tmp_path: Path, taken: list[Any]
+) -> None:
+    """Of one picture 200 times, in batches of 20: most of the 81 places that it can be shifted to.
+
+    And the row says after how many steps: here the fit stopped before the recipe's 60.
+    """
+    folder = copy_of(relu_with_bn, tmp_path, seed=0, held_out=0)
+    record = read_record(folder)
+    assert record is not None
+    record["configuration"]["recipe"]["augmentation"] = asdict(
+        Augmentation(shear=0.0, zoom=0.0, flip=False, shift=4)
+    )
+    record["outcome"]["steps"] = 40
+    write_record(folder, record)
+    data = with_tests(relu_with_bn.data, 10)
+    picture = data.train_images[0]
+    data = replace(data, train_images=np.repeat(picture[None], len(data.train_images), axis=0))
+    content = ablate([folder], data, tmp_path / "to", images=200)
+    assert content["trials"][0]["steps"] == 40
+    padded = np.pad(picture, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    places = itertools.product(range(9), repeat=2)
+    possible = {padded[row : row + 32, column : column + 32].tobytes() for row, column in places}
+    assert len(possible) == 81
+    for pictures, _ in taken[:2]:
+        shown = {each.tobytes() for each in pictures}
+        assert shown <= possible
+        assert len(shown) > 60
+    for pictures, _ in taken[2:]:
+        assert {each.tobytes() for each in pictures} == {picture.tobytes()}
+
+
 @pytest.mark.parametrize("of_the_second", [{"seed": 1}, {"held_out": 100}])
 def test_the_note_says_where_columns_are_of_different_pictures(
     of_the_second: dict[str, int], relu_with_bn: Any, tmp_path: Path, taken: list[Any]
@@ -186,6 +221,28 @@ def _behind_block1(weights: oracle.Weights, fitted: Any, images: np.ndarray) -> 
         x = oracle.relu(oracle.normalize(x, gamma, beta, mean, variance))
     n, height, width, channels = x.shape
     return x.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+
+
+def test_no_two_layers_drop_alike(relu_with_bn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the fit; with one seed they would drop the same places of every block."""
+    seeds: list[int] = []
+    dropout = training.freeze._ConstantDropout
+
+    def watched(rate: float, seed: int) -> Any:
+        seeds.append(seed)
+        return dropout(rate, seed)
+
+    monkeypatch.setattr(training.freeze, "_ConstantDropout", watched)
+    population_statistics(relu_with_bn.net, [relu_with_bn.data.train_images[:2]], dropout_seed=3)
+    assert len(seeds) == len(set(seeds)) == 4
+
+
+def test_other_data_than_it_was_fitted_on_is_refused(
+    relu_with_bn: Any, small_dataset: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(TrialError, match="give the data it was fitted on"):
+        ablate([relu_with_bn.folder], small_dataset, tmp_path, 20)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_net_without_statistics_has_nothing_to_take_apart(
