@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -101,6 +102,34 @@ def test_no_rounding_excuses_what_the_service_would_refuse(
     wild = changed(relu_with_bn.frozen, kernel=3e3)
     with pytest.raises(ExportError, match=rf"\(allowed: {MOST:.1e}; Keras' own rounding"):
         measure_parity(wild, model, dataset.test_images)
+
+
+def test_the_largest_difference_and_the_share_of_equal_answers_are_on_the_record(
+    relu_with_bn: Any, dataset: Dataset
+) -> None:
+    """Of a net that prefers class 3 by so little that rounding may turn it; one picture is off by
+    more.
+    """
+    net = changed(relu_with_bn.frozen, kernel=0)
+    preference = np.zeros(100, np.float32)
+    preference[3] = 1e-4
+    net.get_layer("logits").bias.assign(preference)
+    probabilities = (np.exp(preference) / np.exp(preference).sum()).astype(np.float32)
+    images = dataset.test_images
+    turned = images[:, 5, 5, 0] < 100
+    worst = images[0]
+
+    def run(pictures: np.ndarray) -> np.ndarray:
+        answers = np.tile(probabilities, (len(pictures), 1))
+        answers[pictures[:, 5, 5, 0] < 100, 4] += np.float32(2e-6)
+        answers[(pictures == worst).all(axis=(1, 2, 3)), 7] -= np.float32(8e-6)
+        return answers
+
+    parity = measure_parity(net, SimpleNamespace(variant="x", provider="y", run=run), images)
+    assert (parity.images, parity.provider) == (len(images), "y")
+    assert 0.1 < turned.mean() < 0.9
+    assert parity.top1_agreement == pytest.approx(1 - turned.mean(), abs=1e-12)
+    assert parity.max_abs_error == pytest.approx(8e-6, rel=0.01)
 
 
 def test_a_net_that_answers_no_number_is_refused(
