@@ -44,6 +44,11 @@ def test_the_card_tells_the_truth(
     frozen = card["frozen"]
     assert (frozen["kind"], frozen["images"], frozen["batches"]) == ("population", 1_000, 20)
     assert [layer["channels"] for layer in frozen["layers"]] == [60] * 8 + [100] * 2
+    for layer, measured in zip(
+        frozen["layers"], relu_with_bn.record["freeze"]["layers"], strict=True
+    ):
+        for figure in ("mean_shift_sd", "variance_ratio"):
+            assert layer[figure] == pytest.approx(measured[figure], abs=1e-5)
     assert card["tools"]["keras"] == keras.__version__
     assert card["tools"]["onnx"] == onnx.__version__
 
