@@ -42,6 +42,7 @@ def test_the_best_epoch_on_the_hold_out_is_kept_and_no_more_are_run_for_long(
     assert outcome["stopped_early"]
     assert (outcome["steps"], outcome["epochs"]) == (2 * len(losses), len(losses))
     assert outcome["kept_step"] == 2 * best
+    assert outcome["images"] == recipe.batch * outcome["steps"]  # all that were fitted on
     assert outcome["validation_set"] == "hold-out"
 
     net = keras.saving.load_model(trial.folder / "model.keras", compile=False)
@@ -119,6 +120,35 @@ def test_the_history_shows_test_accuracy_epoch_by_epoch(sigmoid_with_bn: Any) ->
     assert outcome["validation_set"] == "test"
     assert outcome["images"] == 40 * 20
     assert sigmoid_with_bn.record["parameters"] == {"trainable": 414_560, "total": 415_920}
+
+
+def test_a_row_of_the_history_is_the_mean_over_its_own_steps(
+    tmp_path: Path, small_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the last epoch is a shorter one; and the rates add up to the whole time."""
+    steps, logs = training.fit._Run._steps, []
+
+    def watched(run: Any, first: int, count: int) -> Any:
+        logs.append(steps(run, first, count))
+        return logs[-1]
+
+    monkeypatch.setattr(training.fit._Run, "_steps", watched)
+    trial = Trial(make_recipe(7, 3), VARIANTS["relu_without_bn"], seed=0, runs=tmp_path)
+    alike = np.zeros_like(small_dataset.train_labels)  # so that some answers are right at once
+    outcome = fit(trial, replace(small_dataset, train_labels=alike))["outcome"]
+    each = np.concatenate(logs[1:])  # the first is the step that compiles, and was undone
+    assert each.shape == (7, 2)
+    assert each[:3, 1].any()
+    assert each[3:6, 1].any()
+    rows = history(trial.folder)
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6"), ("3", "7")]
+    for row, (start, end) in zip(rows, ((0, 3), (3, 6), (6, 7)), strict=True):
+        found = float(row["loss"]), float(row["accuracy"])
+        assert found == pytest.approx(each[start:end].mean(axis=0), rel=1e-12)
+    rates = np.array([float(row["images_per_second"]) for row in rows])
+    pictures = trial.recipe.batch * np.array([3, 3, 1])
+    assert (pictures / rates).sum() == pytest.approx(outcome["seconds"])
+    assert outcome["images_per_second"] == pytest.approx(pictures.sum() / outcome["seconds"])
 
 
 def test_a_net_that_diverges_ends_the_fit_at_that_step(
