@@ -175,7 +175,8 @@ def test_a_scaled_start_is_of_the_gain_that_the_activation_wants(name: str, gain
     """He et al. 2015 for ReLU. A sigmoid is half a tanh, whose gain is 5/3, of half its input, and
     1/2: what that half makes of the kernel behind it, the bias takes off.
     """
-    net = build(VARIANTS[f"{name}_without_bn"], MEAN, seed=1, initialization="scaled")
+    scaled = replace(ARTICLE, initialization="scaled")
+    net = build(scaled, VARIANTS[f"{name}_without_bn"], MEAN, seed=1)
     first, *behind, logits = (layer for layer in net.layers if layer.weights)
     for layer in (first, *behind, logits):
         kernel, bias = (each.astype(np.float64) for each in layer.get_weights())

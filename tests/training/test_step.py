@@ -111,8 +111,8 @@ def test_chance_in_a_step_comes_from_the_seed_and_the_step_alone(
 
 def test_augmentation_and_every_dropout_draw_their_own_numbers(small_dataset: Any) -> None:
     """With the same ones, a picture that is flipped would lose the same units in every block."""
-    net = nets.build(VARIANTS["relu_without_bn"], 120.0, seed=0)
-    fitter = Fitter(net, RECIPES["demo"], seed=0)
+    net = nets.build(RECIPES["article"], VARIANTS["relu_without_bn"], 120.0, seed=0)
+    fitter = Fitter(net, RECIPES["article"], seed=0)
     fitter((small_dataset.train_images[:4], np.array([7], np.int32)), training=True)
     dropouts = [layer for layer in net.layers if isinstance(layer, keras.layers.Dropout)]
     generators = [fitter.augmentation_seed, *(layer.seed_generator for layer in dropouts)]
