@@ -104,7 +104,7 @@ SETTINGS = (
         "HOST",
         "127.0.0.1",
         str,
-        "address to listen on, or a name: its first address, of IPv4 where it has one; 0.0.0.0 for "
+        "address to listen on, or a host name (its first IPv4 address, else its first); 0.0.0.0: "
         "every network",
     ),
     Setting("PORT", "8000", _whole(1, 65535), "TCP port to listen on"),
@@ -112,7 +112,7 @@ SETTINGS = (
         "WEB_CONCURRENCY",
         "0",
         _whole(0, 256),
-        "worker processes; 0: one for every ORT_THREADS usable CPUs, and one alone where a GPU "
+        "worker processes; 0: one for every ORT_THREADS usable CPUs, or a single one if a GPU "
         "works",
     ),
     Setting(
@@ -126,8 +126,8 @@ SETTINGS = (
         "25000000",
         _whole(1, PILLOW_PIXEL_LIMIT),
         "largest picture, width x height; beyond it 413. Decoding takes 4 to 20 bytes of memory a "
-        "pixel; each worker decodes at most two large pictures at a time, of those above 8 million "
-        "pixels one",
+        "pixel; each worker decodes at most two large pictures at a time, and at most one of more "
+        "than 8 million pixels",
     ),
     Setting(
         "MAX_REQUEST_PIXELS",
@@ -147,29 +147,29 @@ SETTINGS = (
         "64",
         _whole(1, 4096),
         "pictures that may wait in each worker to be computed, and as many large ones to be "
-        "decoded; beyond it 503. One request takes at most MAX_BATCH of these places at a time (to "
-        "decode 16 where MAX_BATCH is 0)",
+        "decoded; beyond it 503. One request takes at most MAX_BATCH of these places at a time "
+        "(for decoding 16 if MAX_BATCH is 0)",
     ),
     Setting(
         "QUEUE_BYTES",
         str(64 << 20),
         _whole(1, 1 << 40),
-        "bytes of large request bodies that each worker may hold while more of them are to come; "
-        "beyond it 503 for the one that has brought nothing for longest",
+        "bytes of large request bodies that each worker may hold while they are still arriving; "
+        "beyond it 503 for the one that has stalled longest, else for the one that wants more",
     ),
     Setting(
         "DEADLINE_SECONDS",
         "10",
         _whole(1, 3600),
-        "seconds from a whole request's arrival until its pictures must be decoded and its answer "
-        "be computed; beyond it 504",
+        "seconds after a whole request has arrived by which its pictures must be decoded and its "
+        "answer computed; beyond it 504",
     ),
     Setting(
         "HEAD_SECONDS",
         "20",
         _whole(1, 3600),
         "seconds that a request's head may take to arrive; beyond it 408, and the connection is "
-        "closed, as is one that has sent nothing for so long since it was opened",
+        "closed, as is a new one that sends nothing for as long",
     ),
     Setting(
         "BODY_SECONDS",
@@ -182,15 +182,15 @@ SETTINGS = (
         "DRAIN_SECONDS",
         "1",
         _whole(0, 3600),
-        "seconds after SIGTERM in which /health/ready says 503 and requests are still answered",
+        "seconds after SIGTERM during which /health/ready says 503 but requests are still answered",
     ),
     Setting(
         "API_KEYS",
         NONE,
         _keys,
         "keys of 16 to 256 characters, separated by commas; every request must bring one, as "
-        "Authorization: Bearer <key> or X-API-Key: <key>, except to the health routes and for the "
-        "page's scripts, styles and examples; none: no key is needed",
+        "Authorization: Bearer <key> or X-API-Key: <key>, except for the health routes and the "
+        "page's static files; none: no key is needed",
         secret=True,
     ),
     Setting(
@@ -212,14 +212,14 @@ SETTINGS = (
         "ORT_THREADS",
         "1",
         _whole(1, 1024),
-        "CPU threads of one run; at 1 the workers share the models' memory, above it, as on a GPU, "
-        "each has them for itself",
+        "CPU threads of one run; at 1 the workers share the models' memory; above 1, or on a GPU, "
+        "each worker loads its own copy",
     ),
     Setting(
         "LOG_LEVEL",
         "info",
         _choice("debug", "info", "warning", "error"),
-        "least severe log line that is written: debug, info, warning or error",
+        "least severe level that is logged: debug, info, warning or error",
     ),
 )
 
