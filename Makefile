@@ -1,4 +1,4 @@
-# Every target installs what it needs into .venv, from pinned and hashed requirements.
+# Targets install the Python packages that they need into .venv, from pinned and hashed requirements.
 #   make train export RECIPE=article VARIANTS=relu_with_bn SEEDS=0,1 DATA=/path/to/cifar-100-python
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,25 +22,25 @@ BASE ?=
 SBOM ?= sbom
 
 BIN := $(VENV)/bin
-# A path as the shell takes it: in quotes, so that it may hold spaces, with the ~ that the shell would
-# leave as it is within them (and some shells do in DATA=~/x, before make sees it).
+# A path for the shell: in quotes, so that it may hold spaces, with a leading ~ replaced, which the shell does
+# not do in quotes (nor some shells in DATA=~/x, before make sees it).
 path = $(subst "~/,"$(HOME)/,"$(1)")
 DATA_OPTION := $(if $(DATA),--data $(call path,$(DATA)))
 FIT := $(DATA_OPTION) $(if $(STEPS),--steps $(STEPS)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(BATCH),--batch $(BATCH)) $(if $(LEARNING_RATE),--learning-rate $(LEARNING_RATE))
 COMPARE := $(BIN)/python -m training compare --recipe $(RECIPE) --runs $(call path,$(RUNS)) --to $(call path,$(MODELS))
 
-# What is misspelt would be left out without a word.
+# A misspelt variable would be ignored silently.
 $(foreach name,SEED VARIANT MODEL STEP EPOCH,$(if $(filter command,$(firstword $(origin $(name)))),\
 	$(error there is no variable $(name); $(name)S is one)))
 $(if $(filter command,$(firstword $(origin RECIPES))),$(error there is no variable RECIPES; RECIPE is one))
 $(foreach name,REPLACE NO_PROMOTE,$(if $(filter-out 1,$($(name))),\
 	$(error $(name)=$($(name)): it is 1, or left out)))
-# An empty name, as of MODELS=$FOLDER where the shell knows no FOLDER, is the current folder to those who are
-# given it, and for VENV the system's own Python.
+# An empty name, as from MODELS=$FOLDER with FOLDER unset, would mean the current folder, and for VENV the
+# system's own Python.
 $(foreach name,VENV RUNS MODELS DEMO SBOM,$(if $($(name)),,\
 	$(error $(name) is empty; name a folder, or leave it out for the default)))
-# Of a file's name with a space make makes two: clean would remove two others.
+# make takes a name with a space for two: clean would remove two other folders.
 $(if $(word 2,$(VENV)),$(error VENV=$(VENV): spaces will not do here; name another: make VENV=.venv-other ...))
 
 .DEFAULT_GOAL := help
@@ -58,7 +58,7 @@ help:  ## Show this list
 
 setup: $(VENV)/.dev  ## Install everything into .venv
 
-demo: $(VENV)/.training  ## See it whole: train four nets on drawn pictures, freeze, export, serve, ask
+demo: $(VENV)/.training  ## The whole way on drawn pictures: train four nets, freeze, export, serve, ask
 	$(BIN)/python -m training demo --to $(call path,$(DEMO))
 
 train: $(VENV)/.training  ## Fit and freeze the nets (RECIPE, VARIANTS, SEEDS, DATA, STEPS, ...)
@@ -68,14 +68,14 @@ freeze: $(VENV)/.training  ## Freeze fitted nets again
 	$(BIN)/python -m training freeze --recipe $(RECIPE) --variants "$(VARIANTS)" --seeds "$(SEEDS)" --runs $(call path,$(RUNS)) \
 		$(DATA_OPTION)
 
-# Of each variant one trial is published: of the seeds --seed takes the first.
-export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: over its recipe's last, NO_PROMOTE=1: not to answer yet)
+# One trial of each variant is published: --seed takes the first of the seeds.
+export: $(VENV)/.training  ## Export the frozen nets to ONNX with their comparison (REPLACE=1: in place of its recipe's newest version, NO_PROMOTE=1: not to answer yet)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m training export --recipe $(RECIPE) --variants "$(VARIANTS)" --seed "$(SEEDS)" \
 		--runs $(call path,$(RUNS)) --models $(call path,$(MODELS)) $(DATA_OPTION) $(if $(REPLACE),--replace) \
 		$(if $(NO_PROMOTE),--no-promote)
 	$(COMPARE)
 
-compare: $(VENV)/.training  ## Write the comparison again, from whatever frozen nets there are
+compare: $(VENV)/.training  ## Rewrite the comparison, from the frozen nets in RUNS and what is published already
 	$(COMPARE)
 
 serve: $(VENV)/.service  ## Serve the exported models on PORT (8000)
@@ -96,7 +96,7 @@ bench: $(VENV)/.dev  ## Measure the training step and the freeze
 image:  ## Build a container image (TARGET, MODELS, IMAGE, ENGINE, BASE)
 	ENGINE="$(ENGINE)" BASE="$(BASE)" MODELS=$(call path,$(MODELS)) deploy/image.sh "$(TARGET)" "$(IMAGE)"
 
-sbom: $(VENV)/.dev  ## Write what the images hold, as CycloneDX (SBOM=sbom)
+sbom: $(VENV)/.dev  ## Write the packages in the images, as CycloneDX (SBOM=sbom)
 	@mkdir -p $(call path,$(SBOM))
 	@for set in service-cpu service-gpu training-tensorflow training-jax; do \
 		$(BIN)/cyclonedx-py requirements requirements/$$set.txt --pyproject pyproject.toml --mc-type application \
@@ -119,11 +119,11 @@ requirements:  ## Pin the dependencies of pyproject.toml again (needs uv)
 clean:  ## Remove .venv, caches and the demo's folder; trials and models stay
 	rm -rf $(VENV) $(call path,$(DEMO)) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-# The service also runs on newer ones; of TensorFlow there are no wheels for them.
+# The service also runs on newer ones; TensorFlow has no wheels for them.
 KNOWN = $(if $(filter .service,$(@F)),3.11 or newer,3.11 to 3.13)
 FITS = -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < $(if $(filter .service,$(@F)),(4,),(3, 14)))'
 
-# A stamp a set of requirements: installed again when its file changes.
+# One stamp per set of requirements, which is installed again when its file changes.
 $(VENV)/.%: requirements/%.txt
 	@test -x $(BIN)/python || $(PYTHON) $(FITS) || { echo "Python $(KNOWN) is needed, and $(PYTHON) is" \
 		"$$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.13 ..." >&2; exit 1; }

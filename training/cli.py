@@ -30,8 +30,8 @@ _EPOCHS = ", ".join(f"{each.steps_per_epoch:,} ({name})" for name, each in RECIP
 def main() -> None:
     """Train, freeze, export and compare the four nets of the batch-normalization study.
 
-    Every step picks up what the one before left under --runs, and every step can be repeated: what
-    is done is not done again, what was interrupted goes on.
+    Every step continues from what the previous one left under --runs, and can be repeated: finished
+    work is skipped, interrupted work resumes.
     """
 
 
@@ -49,22 +49,26 @@ def main() -> None:
 @click.option(
     "--epochs",
     type=click.IntRange(min=1),
-    help=f"In place of --steps; an epoch is {_EPOCHS} steps.",
+    help=f"Instead of --steps; an epoch is {_EPOCHS} steps.",
 )
-@click.option("--batch", type=click.IntRange(min=2), help="Pictures a step. Default: the recipe's.")
+@click.option(
+    "--batch", type=click.IntRange(min=2), help="Pictures per step. Default: the recipe's."
+)
 @click.option(
     "--learning-rate",
     type=Finite(min=0, min_open=True),
-    help="The highest, where there is a schedule. Default: the recipe's.",
+    help="With a schedule, its peak. Default: the recipe's.",
 )
 @click.option(
     "--hold-out",
     type=click.IntRange(min=0),
     default=0,
-    help="Training pictures kept back to validate and select on. Default: none, and the curves "
+    help="Training pictures held out to validate and select on. Default: none; the curves then "
     "show the test pictures, as the article's did.",
 )
-@click.option("--keep-best", is_flag=True, help="Keep the epoch that is best on the hold-out.")
+@click.option(
+    "--keep-best", is_flag=True, help="Keep the weights of the best epoch on the hold-out."
+)
 @click.option(
     "--patience",
     type=click.IntRange(min=0),
@@ -89,14 +93,14 @@ def main() -> None:
     type=Finite(min=0),
     default=0.0,
     show_default=True,
-    help="Share of a GPU that a trial takes, with --ray: 0.25 puts four on one.",
+    help="Share of a GPU per trial, with --ray: 0.25 puts four on one.",
 )
 @click.option(
     "--index",
     type=click.IntRange(min=0),
     envvar="JOB_COMPLETION_INDEX",
     show_envvar=True,
-    help="Only this one of the trials, from 0: seed by seed, in each the variants in their order.",
+    help="Run only this trial, counted from 0: ordered by seed, then by variant.",
 )
 @told
 def train(
@@ -178,7 +182,7 @@ def freeze(
     runs: Path,
     images: int | None,
 ) -> None:
-    """Freeze fitted trials (again), with population statistics of so many training pictures."""
+    """Freeze fitted trials (again), with population statistics of training pictures."""
     from training.data import load
     from training.freeze import freeze as freeze_trial
     from training.missing import refuse_missing
@@ -198,7 +202,7 @@ def freeze(
     type=FirstSeed(),
     default=0,
     show_default=True,
-    help="The seed of the trial that is exported of each; of several (0,1 or 0-4), the first.",
+    help="The seed of the trials to export; of a list (0,1 or 0-4), the first.",
 )
 @data_option
 @runs_option
@@ -207,18 +211,18 @@ def freeze(
     "--replace",
     "replace_last",
     is_flag=True,
-    help="Put the net in the place of its recipe's newest version. Default: it is a new one.",
+    help="Put the net in place of its recipe's newest version. Default: it becomes a new one.",
 )
 @click.option(
     "--default",
     "default",
     type=click.Choice(list(VARIANTS)),
-    help="The variant that answers where none is named.",
+    help="The variant that answers when none is named.",
 )
 @click.option(
     "--no-promote",
     is_flag=True,
-    help="Whichever version answers now where none is asked for goes on; not with --replace.",
+    help="Leave unchanged which version answers when none is named; not with --replace.",
 )
 @told
 def export(
@@ -263,9 +267,9 @@ def export(
 @click.argument("variant")
 @click.argument("version", type=click.IntRange(1))
 @models_option
-@click.option("--default", is_flag=True, help="Also have VARIANT answer where none is named.")
+@click.option("--default", is_flag=True, help="Also make VARIANT answer when none is named.")
 def promote(variant: str, version: int, models: Path, default: bool) -> None:
-    """Have VERSION of VARIANT answer where no version is asked for; an older one is a way back."""
+    """Make VERSION of VARIANT answer when no version is named; an older one is a way back."""
     from service.models.repository import ModelError
     from training.promote import promote as promote_version
     from training.repository import ExportError
@@ -302,7 +306,7 @@ def compare(recipe: str, runs: Path, to: Path) -> None:
     type=Words(list(VARIANTS)),
     default="relu_with_bn,sigmoid_with_bn",
     show_default=True,
-    help="Which nets; those without batch normalization are left out.",
+    help="Which nets; those without batch normalization are skipped.",
 )
 @seeds_option
 @data_option
@@ -312,7 +316,7 @@ def compare(recipe: str, runs: Path, to: Path) -> None:
     type=click.IntRange(min=2),
     default=4_800,
     show_default=True,
-    help="Training pictures that each kind of statistics is taken from.",
+    help="Training pictures to take each kind of statistics from.",
 )
 @click.option("--to", type=PATH, help="Where ablation.json and .md go. Default: runs/<recipe>.")
 @told
