@@ -1,9 +1,9 @@
 """Where the freeze's gain comes from: the same weights, normalized with five kinds of statistics.
 
 In: fitted trials (``model.keras`` and their records). Out: ``ablation.json`` and ``ablation.md``.
-From the moving averages that the fit left, one step at a time to the population of the freeze:
-statistics of the final weights on augmented pictures with dropout on, as the moving averages saw
-them (so what is gained is the lag and the noise); then without the augmentation, without dropout,
+From the fit's moving averages, one step at a time, to the population statistics of the freeze:
+first statistics of the final weights on augmented pictures with dropout on, as the moving averages
+saw them (the gain is then due to lag and noise alone); then without augmentation, without dropout,
 and without both. Scores are of the test pictures; nothing is chosen by them.
 """
 

@@ -1,11 +1,12 @@
 """The recipes' augmentations, batched and backend-neutral, inside the compiled training step.
 
 The article's is ``ImageDataGenerator(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)``: one
-affine transform a picture, resampled once: shear (degrees), then zoom of rows and columns, about
-the picture's centre, bilinear, the nearest edge pixel outside; then a flip for one picture in two.
+affine transform per picture, resampled once: shear (degrees), then zoom of rows and columns, about
+the picture's centre, bilinear, with the nearest edge pixel outside; then half the pictures are
+flipped.
 Keras' own ``RandomShear`` and ``RandomZoom`` layers are something else: 0.2 means 11.3 degrees
-there, about a corner, with reflection outside and one resampling each. The modern one shifts by
-whole pixels and flips.
+there, about a corner, with reflection outside and one resampling each. The augmentation of
+``modern`` shifts by whole pixels and flips.
 """
 
 from __future__ import annotations

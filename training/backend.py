@@ -1,6 +1,6 @@
-"""Keras' backends: loaded without their noise, told how many threads, and kept to what recipes say.
+"""Keras' backends: loaded quietly, with a number of threads, and with the settings recipes rely on.
 
-Nothing here imports Keras but ``import_quietly``; what is loaded is found among the modules.
+Only ``import_quietly`` imports Keras; the rest looks for it in ``sys.modules``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a file says of its net: the model card (``service.models.card``) of a frozen trial.
+"""The model card (``service.models.card``) of a frozen trial.
 
 In: the trial's record and its data set. Out: the card, to which the export adds the parity.
 """

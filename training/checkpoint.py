@@ -1,6 +1,6 @@
-"""How far a trial is, and the file that holds it: every variable, the progress and whose they are.
+"""A trial's checkpoint: every variable, the progress, and which trial they belong to.
 
-One file, so that none of them is ever of another step than the others.
+All in one file, so that they are always of the same step.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 In: the three files of the original distribution (``train``, ``test``, ``meta``), which are Python 2
 pickles. Out: uint8 pictures [N, 32, 32, 3], their labels and the labels' names. A pickle can run
-code, so a file is decoded only after its MD5 was found to be the original's, and then by an
-unpickler that knows three harmless names and refuses the rest.
+code, so a file is decoded only if its MD5 is the original's, and by an unpickler that knows three
+harmless names and refuses the rest.
 
 The data set: Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009;
 https://www.cs.toronto.edu/~kriz/cifar.html. Its known faults (a few duplicates, ten test pictures

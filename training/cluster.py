@@ -1,10 +1,9 @@
 """Many trials on the machines of a Ray cluster.
 
-A task is a trial. It is handed what this machine has of it, works in the runs folder of its own
-machine, and what it leaves there is gathered into this machine's folder. So the folders may be one
-that all machines share, or not. In both directions the further of two states of a trial is kept:
-what was finished further, and beside it the checkpoint that is further, each from where it is. And
-another trial is never overwritten.
+A task is a trial. It receives the trial's files from the machine that runs the command, works in
+the runs folder of its own machine, and sends its files back. So the machines may share one folder,
+or not. In both directions the further of two states of a trial is kept: the net that is further
+along, and the checkpoint that is, from whichever side has it. Another trial is never overwritten.
 
 A worker imports this module before a task tells it which backend is asked for, so whatever imports
 Keras is imported inside the functions.

@@ -1,4 +1,4 @@
-"""A labelled picture problem in memory, whatever it came from.
+"""A labelled picture data set in memory, whatever it came from.
 
 ``training.cifar100`` and ``training.synthetic`` make one; everything downstream takes one.
 """

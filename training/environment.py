@@ -1,4 +1,4 @@
-"""With what this process computes, for the records: tools, device, arithmetic, and its rate."""
+"""What this process computes with, for the records: tools, device, arithmetic, and its rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export a frozen net to the model repository: one ONNX graph, proved before it is published.
+"""Export a frozen net to the model repository: one ONNX graph, checked before it is published.
 
 In: a trial's ``frozen.keras`` and its record. Out:
 

@@ -1,6 +1,6 @@
-"""Files that are written in one step, so that none is ever half there.
+"""Files that are written atomically, so that none is ever half there.
 
-Whoever is killed as it writes leaves a file under a passing name, which ``sweep`` removes.
+A process that is killed while writing leaves a file under a temporary name; ``sweep`` removes it.
 """
 
 from __future__ import annotations

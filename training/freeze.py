@@ -4,7 +4,7 @@ Inference normalizes with the statistics of the population (Ioffe & Szegedy 2015
 Moving averages lag behind weights that still move, keep the noise of the last hundred batches, and
 were taken on augmented pictures with dropout on. So they are re-estimated after the fit: the
 average over mini-batches of the batch mean and of the unbiased batch variance, on training pictures
-as they are, with dropout off. Both figures go into the trial's record.
+as they are, with dropout off. The scores before and after go into the trial's record.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The ONNX graph of a net in inference mode, and the checks that it is one.
 
 In: a frozen Keras net. Out: a graph that takes ``images``, uint8 [batch, 32, 32, 3] RGB, and
-answers ``probabilities``, float32 [batch, classes]; it holds no operator of training mode, wherever
-in it that may hide, and answers a picture the same alone and in a batch.
+answers ``probabilities``, float32 [batch, classes]; it holds no training-mode operator, at any
+depth, and gives a picture the same answer alone and in a batch.
 """
 
 from __future__ import annotations

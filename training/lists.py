@@ -1,4 +1,4 @@
-"""Lists in one word of the command line: names that are known, and seeds."""
+"""Lists in one option of the command line: known names, and seeds."""
 
 from __future__ import annotations
 

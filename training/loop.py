@@ -1,9 +1,9 @@
-"""Many training steps an execution: data set, augmentation and inner loop stay on the device.
+"""Many training steps per execution: data set, augmentation and inner loop stay on the device.
 
-In: a compiled ``Fitter`` and the data set, which goes to the device once, as uint8. Then a call
-runs so many steps: the host sends the pictures' places (a few bytes a picture) and takes back a
-loss and an accuracy a step. The loop around the step is compiled too, so no step waits for Python.
-A step computes what ``Fitter.train_on_batch`` does, however many of them an execution runs.
+In: a compiled ``Fitter`` and the data set, which goes to the device once, as uint8. Each call then
+runs many steps: the host sends the pictures' indices (a few bytes a picture) and receives a loss
+and an accuracy per step. The loop around the step is compiled too, so no step waits for Python. A
+step computes what ``Fitter.train_on_batch`` does, however many of them an execution runs.
 """
 
 from __future__ import annotations

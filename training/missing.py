@@ -1,7 +1,7 @@
-"""Trials that a command is to work on and that do not stand where it needs them.
+"""Trials that a command needs and that are missing, or not far enough.
 
-Asked before the data is loaded, or downloaded: what is missing is told at once, of all trials
-together, each with the command that makes it.
+Checked before the data is loaded or downloaded: the message names all such trials together, each
+with the command that makes it.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Keras' own layer is right in mixed precision too, but on a CPU it costs as much as all convolutions:
 its moments and its gradient pass over the activations a dozen times. Here the sums are products
-with a row of ones, which the matrix kernels make at the memory's speed, and the gradient is written
+with a row of ones, which the matrix kernels compute at memory speed, and the gradient is written
 out (Ioffe & Szegedy 2015, section 3). The layer has the same variables and moving averages as
-``keras.layers.BatchNormalization``, and its weights go into one unchanged.
+``keras.layers.BatchNormalization``, which can load its weights unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the commands of ``training.cli`` share: options, kinds of values, how errors are told."""
+"""What the commands of ``training.cli`` share: options, types of values, and error messages."""
 
 from __future__ import annotations
 

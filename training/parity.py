@@ -1,12 +1,12 @@
-"""Whether the exported file computes what Keras does, to what float32 can tell.
+"""Whether the exported file computes what Keras does, within the rounding of float32.
 
 In: a Keras net in inference mode, its file as the service runs it, and pictures. Out: the largest
 difference of a probability, beside the error that Keras makes itself.
 
-Both round, each in its own order of summing. How much that moves an answer depends on the net: a
-batch-norm layer whose variance is small enlarges what the layers before it have rounded. So the
-same net is computed in float64 too, and a file may differ from Keras by ``TOLERANCE``, or where
-Keras' own distance from float64 is larger than that, by a few times this distance.
+Both round, each summing in its own order. How much that moves an answer depends on the net: a
+batch-norm layer with a small variance amplifies the rounding of the layers before it. So the same
+net is also computed in float64, and a file may differ from Keras by ``TOLERANCE`` or by
+``ROUNDINGS`` times Keras' own distance from float64, whichever is larger, up to ``MOST``.
 """
 
 from __future__ import annotations

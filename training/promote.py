@@ -1,8 +1,8 @@
-"""Which version answers where none is asked for: an older one, to go back to, or a newer one again.
+"""Chooses the version that answers when none is named: an older one, or a newer one again.
 
 In: a repository that ``training.export`` has published to. Out: its manifest's ``current``, and the
-configuration by which NVIDIA Triton answers by the same version. No file of a model changes; a
-service that is running answers as it did until it is started again.
+configuration with which NVIDIA Triton answers by the same version. No model file changes; a running
+service answers as before until it is restarted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a net is fitted, as data: every knob once; the command line may override some.
+"""How a net is fitted, as data: every setting in one place; the command line may override some.
 
 ``article`` is Harrison Jansma's "Intuit and Implement: Batch Normalization" (2018):
 2,000 steps of 80 pictures make an "epoch", 20 of them a run, so 64 passes over the 50,000 training

@@ -1,8 +1,8 @@
 """What a trial's record says of its fit, and the history beside it.
 
 A record (``trial.json``) is ``"fitting"`` from the first step on, ``"fitted"`` once ``model.keras``
-is there, ``"frozen"`` once ``frozen.keras`` is. Whoever is about to replace one of the two nets
-takes the record back to the status before, so that it never speaks of a net that is not there.
+exists, ``"frozen"`` once ``frozen.keras`` does. Before one of the two nets is replaced, the record
+goes back to the status before it, so that it never describes a net that is not there.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""The model repository as it is written: its lock, its manifest, and the order its files change in.
+"""Writes the model repository: its lock, its manifest, and the order in which its files change.
 
-A service may start, and this process may be killed, at any moment. So what the manifest lists is
-always there, and always as it is listed:
+A service may start, and this process may be killed, at any moment. So every file that the manifest
+lists is always there, and always as listed. Files are written in this order:
 
-- A new version: labels, of a variant's first the configuration too, then the file, then the
-  manifest that lists it.
-- Another version that is to answer: the manifest, then the configuration.
-- A listed version that is replaced: the new file under a name beside the old one, a manifest that
-  lists it there, the file over the old one, a manifest that lists it here; then the name beside
-  goes. Killed before the first manifest, nothing has changed; after it, the new net is served from
-  the name beside, and the next export finishes the rest (``settle``).
+- A new version: the labels, for a variant's first version the configuration too, then the model
+  file, then the manifest that lists it.
+- Another version is to answer: the manifest, then the configuration.
+- A listed version is replaced: the new file under a second name (``BESIDE``), a manifest that lists
+  it there, the new file in place of the old one, a manifest that lists it here; then the second
+  name is removed. If the process is killed before the first manifest, nothing has changed; after
+  it, the new net is served under its second name, and the next export finishes (``settle``).
 
-Every file is put in its place in one step (``training.files``). Triton looks at folders that are
-named after numbers and at ``model.onnx`` in them; everything passing is a file with a hidden name.
+Every file is written atomically (``training.files``). Triton looks at folders that are named after
+numbers and at ``model.onnx`` in them; all temporary files have hidden names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What trials of one variant are together: seeds, where they agree in everything else.
+"""Trials of one variant, combined: they are seeds if they agree in everything else.
 
 In: trials as ``comparison.json`` holds them. They come from the records of this machine
 (``entry_of``) or were published before (``that_stay``); what they have in common is a row of the

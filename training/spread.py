@@ -1,12 +1,12 @@
 """Many trials on this machine: one after another, or several at once in processes of their own.
 
-A trial is one command (``command``) that can be repeated: what is done is not done again, what was
-killed goes on from its checkpoint, and two processes never work on the same trial. So an engine has
-only to start commands and to start those again whose process died. ``training.cluster`` is another
-such engine, for the machines of a Ray cluster. A Kubernetes Indexed Job is a third, without
-anything of this file: see ``deploy/kubernetes/training-indexed-job.yaml``.
+A trial is one command (``command``) that can be repeated: a finished trial is skipped, a killed one
+resumes from its checkpoint, and two processes never work on the same trial. So whatever runs many
+trials only has to start commands, and to restart those whose process died. ``training.cluster``
+does this on the machines of a Ray cluster; a Kubernetes Indexed Job does it with one trial per pod
+(``train --index``): see ``deploy/kubernetes/training-indexed-job.yaml``.
 
-Every engine goes on with the others where one trial fails, and names at the end those that did.
+If a trial fails, the others still run, and those that failed are named at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The comparison in words: a table a recipe, with what its numbers are of.
+"""The comparison as text: one table per recipe, with a note on what its numbers mean.
 
 In: what ``comparison.json`` holds. Out: Markdown.
 """

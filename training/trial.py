@@ -1,14 +1,14 @@
 """One trial = (recipe, variant, seed) = one folder, and the record it keeps of itself.
 
     runs/<recipe>/<variant>/seed-<n>/
-        trial.json       what was asked for, on which data, with which tools, and what came of it
-        history.csv      a row an epoch
-        checkpoint.npz   every variable at the last checkpoint, and of which trial; a killed trial
-                         goes on from here, as does one that is taken further
+        trial.json       what was asked for, on which data, with which tools, and the outcome
+        history.csv      one row per epoch
+        checkpoint.npz   every variable at the last checkpoint, and the trial it belongs to; a
+                         killed trial, or one given more steps, resumes from here
         model.keras      the net as fitted: moving averages in its normalization layers
         frozen.keras     the net as frozen: population statistics (see ``training.freeze``)
 
-Every file is put in its place in one step (``training.files``).
+Every file is written atomically (``training.files``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``config.pbtxt``: what NVIDIA Triton wants to know to serve the model repository as it is."""
+"""``config.pbtxt``: the configuration with which NVIDIA Triton serves the model repository."""
 
 from __future__ import annotations
 

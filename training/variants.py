@@ -1,4 +1,4 @@
-"""The four nets of the study, as data: another normalization, or place for one, is a new row."""
+"""The four nets of the study, as data: another normalization, or place for it, takes a new row."""
 
 from __future__ import annotations
 
