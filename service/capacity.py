@@ -1,6 +1,6 @@
-"""How many processes, and how large a batch: what the settings say, or else the machine.
+"""How many processes, and how large a batch: by the settings, or else by the machine.
 
-In: the settings, and the CPUs that may be used. Out: numbers, at least 1 where not said otherwise.
+In: the settings, and the CPUs that may be used. Out: numbers, at least 1 unless stated otherwise.
 """
 
 from __future__ import annotations

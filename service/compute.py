@@ -1,4 +1,4 @@
-"""What a view calls to have pictures computed: the engine, with its refusals as problems."""
+"""Computes a view's pictures: calls the engine, and turns its refusals into problems."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How many CPUs this process may really use: its affinity, and its cgroup's quota.
+"""How many CPUs this process may really use, by its affinity and its cgroup's quota.
 
-``os.cpu_count()`` counts the machine's. A container with a quota of two CPUs on a machine of
-64 would start 64 threads and be throttled in the middle of a convolution.
+``os.cpu_count()`` counts the machine's CPUs. With it, a container with a quota of two on a machine
+with 64 would start 64 threads and be throttled in the middle of a convolution.
 """
 
 from __future__ import annotations

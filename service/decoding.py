@@ -1,14 +1,14 @@
-"""Pictures that take long: decoded in threads, as many as may wait, as long as they are of use.
+"""Decodes large pictures in threads: a limited number, and only while they are needed.
 
     decoding = Decoding(queue_images=64, share=16)
     images = decoding.run(each, count, deadline=time.monotonic() + 10, gone=gone)  # in its turn
 
-``each`` is given a function that it calls before each picture: it raises where what follows is of
-no use any more, because the deadline has passed or the client has hung up. One object serves the
-event loop of one process; whoever has no loop has a thread of his own, in which ``each`` then runs.
+``each`` is given a function to call before each picture; it raises if the result is no longer
+needed, because the deadline has passed or the client has hung up. One object serves the event loop
+of one process; without an event loop, ``each`` runs in the caller's thread.
 
-Of a request at most ``share`` pictures wait for a thread or are in one; the rest of a larger one
-follow as these are decoded, behind whoever came meanwhile, as in the engine.
+At most ``share`` pictures of a request wait for a thread or are in one; the rest of a larger
+request follow as these are decoded, behind requests that came in the meantime, as in the engine.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ CPU the loop itself runs the model: every request that has come in by then is de
 that a batch forms under load and a lone request pays for no hand-over. Between two runs the loop
 answers and reads. On a GPU ``threads`` run at a time, while the loop prepares the next batch.
 
-A request has at most ``max_batch`` pictures in the queue at a time; the rest of a larger one follow
-as these are taken, behind whoever came meanwhile.
+A request has at most ``max_batch`` pictures in the queue at a time; the rest of a larger request
+follow as these are taken, behind requests that came in the meantime.
 """
 
 from __future__ import annotations

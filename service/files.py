@@ -1,7 +1,7 @@
 """The files of one request, as bytes: those of a multipart form's field ``image``, or its body.
 
-In: a request whose body may be read. Out: (file name, content) of each, in their order; whether
-they are pictures is not asked here. All is read from memory, within the limits of the settings.
+In: a request whose body may be read. Out: (file name, content) of each, in order, whether or not it
+is a picture. Everything is read from memory, within the limits of the settings.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Forms as nearly every client writes them, read in a twentieth of the time.
+"""Reads forms as nearly every client writes them, in a twentieth of the usual time.
 
 In: a multipart body, its Content-Type, and how many files it may hold. Out: (field, file name,
-content) of each file, or None for whatever is not quite plain: an escape, another header, a text
-field, a preamble, a part without a file, more of them, a head that is long. Werkzeug's parser then
-reads it, or refuses it. Where this one answers, both find the same, but for file names in Latin-1,
-which only this one reads. What keeps both from finding a form is told here.
+content) of each file, or None for a form that is not plain: an escape, another header, a text
+field, a preamble, a part without a file, too many files, a long head. Werkzeug's parser then reads
+or refuses it. Where this one answers, both find the same, except for file names in Latin-1, which
+only this one reads. This module also says why neither can read a form.
 """
 
 from __future__ import annotations

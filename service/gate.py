@@ -1,10 +1,10 @@
 """The gate before the application: what is refused without it, at next to no cost.
 
-In and out: WSGI. A service that spends on what it refuses has less left for what it serves, so a
-POST that comes while the engine's queue is full gets its 503 here, before Flask, and its body is
-not read; such answers are logged as one line a second with their count. One whose large body finds
-no room (``service.http.bodies``) gets it here too, and a line of its own beside the count. What
-does not even become a request, for it is too slow, too large or no HTTP, is refused here as well.
+In and out: WSGI. What the service spends on requests that it refuses is missing for those it
+serves, so a POST that arrives while the engine's queue is full gets its 503 here, before Flask, and
+its body is not read; one log line a second counts these answers. A request whose large body finds
+no room (``service.http.bodies``) gets its 503 here too, and also a log line of its own. What never
+becomes a request, because it is too slow, too large or not HTTP, is refused here as well.
 """
 
 from __future__ import annotations

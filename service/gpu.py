@@ -1,13 +1,13 @@
-"""Whether the GPU still computes, as is asked whenever a run on it has failed.
+"""Whether the GPU still computes: checked whenever a run on it has failed.
 
     gpu = Gpu()
     Engine(..., failed=gpu.failed)       # told of every run that fails, on CPUs too
     gpu.fault                            # why nothing runs on it any more, in a line; or None
 
-After some errors (an illegal address, a lost device, a driver that was reset) CUDA fails whatever
-a process asks of it from then on, and what was made on it cannot be made anew but by another
-process. So the one where that happens ends (``service.worker``), and refuses until then
-(``service.state``). Source: CUDA's runtime API, cudaErrorIllegalAddress and those beside it.
+After some errors (an illegal address, a lost device, a driver that was reset) every further CUDA
+call of the process fails, and only another process can create sessions again. So the affected
+process ends (``service.worker``), and refuses requests until then (``service.state``). Source:
+CUDA's runtime API, cudaErrorIllegalAddress and similar errors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The headers of every answer: what a browser may do with it, whose it is, and who may read it.
+"""The headers of every answer: what a browser may do with it, its ids, and who may read it.
 
-An answer of an API holds nothing to run, to frame or to keep. A page that needs more says so in
-its own headers, which stay. Other origins may read answers only where ``CORS_ORIGINS`` names
+An API's answer holds nothing to execute, frame or store. A page that needs more sets its own
+headers, which are kept. Other origins may read answers only where ``CORS_ORIGINS`` names
 them (the Fetch standard, "HTTP CORS protocol"); keys travel in headers and there are no cookies,
 so credentials are never allowed.
 """

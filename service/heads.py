@@ -1,8 +1,8 @@
-"""What a request's head says by itself: which route it asks for, and whether its body is of use.
+"""What a request's head alone says: which route it asks for, and whether its body is needed.
 
-In: WSGI's environment, before the body has been read and before Flask has a look at it. A large
-body is read only for a route that takes one, so encoded, from somebody who may ask it; what is
-refused anyway costs its head. Flask then answers such a request as any other: 401, 404, 405 or 415.
+In: WSGI's environment, before the body has been read and before Flask sees it. A large body is read
+only for a route that takes a body in this encoding, from a client that may use it; a request that
+will be refused anyway costs only its head. Flask then answers it: 401, 404, 405 or 415.
 """
 
 from __future__ import annotations

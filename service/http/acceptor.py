@@ -1,13 +1,13 @@
 """Which worker takes a new connection: the one that has the fewest.
 
-A connection stays with the worker that accepted it. Left to the kernel, eight connections are
-split among two workers as 1 and 7 as often as not, and then one of two CPUs has nothing to do. The
-workers share a board with their numbers of connections; one that has more than another leaves a
-new connection to it for ``PATIENCE`` seconds, and takes it if it is still there. Where there are
-many, a few more make no difference, and nobody waits for them to be even.
+A connection stays with the worker that accepted it. The kernel alone often splits eight connections
+1 to 7 between two workers, and then one of two CPUs has nothing to do. The workers share a board
+with their numbers of connections; a worker that has more than another leaves a new connection to it
+for ``PATIENCE`` seconds, and takes it if it is still there. With many connections a difference of a
+few does not matter, and no worker waits.
 
-A process may have so many files open, and each connection is one. Where there are as many as may
-be, those that have been idle for the longest time end: whoever has something to ask gets in.
+A process may have a limited number of files open, and each connection is one. At the limit, the
+connections that have been idle longest are closed, so that a client with a request gets in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests' bodies on their way in: which are read, and how many bytes of them a process holds.
+"""Request bodies as they arrive: which are read, and how many bytes of them a process holds.
 
     bodies = Bodies(heads.want_body, max_bytes=10 << 20, queue_bytes=64 << 20)
     if bodies.wanted(environ):
@@ -6,11 +6,11 @@
         ...
         bodies.let_go(body)
 
-A body is read up to one byte more than is allowed; one that is announced as too large is not read
-at all, nor is a large one that nobody would look at. A body that has come whole is always taken;
-one that is still to come only while all together are within ``queue_bytes``, as it is the many
-large ones, slow to come, that fill the memory of a server. Where they are more, the one that has
-brought nothing for longest gives way, else whoever wants more.
+A body is read up to one byte more than is allowed; one announced as too large is not read at all,
+nor is a large one that would be refused anyway. A body that has arrived whole is always taken; one
+that is still arriving only while all together are within ``queue_bytes``, as many large, slow
+bodies can fill a server's memory. Beyond it, the upload that has stalled longest is refused, or
+else the one that wants more.
 """
 
 from __future__ import annotations

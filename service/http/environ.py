@@ -1,4 +1,4 @@
-"""What WSGI's environment has of a connection and of a request's headers. Source: PEP 3333."""
+"""WSGI's environment, as far as a connection and a request's headers make it. Source: PEP 3333."""
 
 from __future__ import annotations
 

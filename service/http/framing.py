@@ -1,10 +1,11 @@
-"""What a request's head must say of HTTP itself, and what is said of one that does not.
+"""What a request's head must say about its own framing, and the answer to one that does not.
 
     check(environ, version)                 # in a callback of the parser: raises FramingError
     status, detail = fault(error, version)  # of what the parser has raised
 
-Where a request ends must be beyond doubt: what two readers end in different places one client can
-send in another's name. Sources: RFC 9112, sections 3.2, 6.1 and 6.3; RFC 9110, section 15.6.6.
+Where a request ends must be beyond doubt: if two servers see its end in different places, one
+client can smuggle a request into another's connection. Sources: RFC 9112, sections 3.2, 6.1 and
+6.3; RFC 9110, section 15.6.6.
 """
 
 from __future__ import annotations

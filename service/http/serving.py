@@ -1,7 +1,7 @@
-"""What the connections of one worker share, and what they may take all together.
+"""What the connections of one worker share, and their common limits.
 
-Connections end that take too long, that keep too many answers from leaving, or that are idle where
-there are too many.
+Closes connections that take too long, that do not take too many of their answers, or that are idle
+when there are too many.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ it was trained or which statistics were frozen. The card can, and a model withou
                             test_images=10000),
         classes=(...,), superclasses=(...,),        # one superclass for every class, aligned
         training_mean=121.936,
-        frozen=Frozen(kind="population", images=8000, batches=80, layers=(FrozenLayer(...),)),
+        frozen=Frozen(kind="population", images=8000, batches=100, layers=(FrozenLayer(...),)),
         evaluation=Evaluation(split="test", images=10000, before_freeze=Score(top1, top5, loss),
                               after_freeze=Score(top1, top5, loss)),
-        parity=Parity(images=1000, max_abs_error=1e-7, top1_agreement=1.0, provider="..."),
+        parity=Parity(images=2000, max_abs_error=1e-7, top1_agreement=1.0, provider="..."),
         tools={"keras": "..."}, created="2026-01-01T00:00:00+00:00",
     )
     metadata_props[CARD_KEY] = card.to_json()       # the exporter writes
