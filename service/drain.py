@@ -1,7 +1,7 @@
-"""Whether this process is draining: it is about to end, and sends whoever asks again elsewhere.
+"""Whether this process is draining: it is about to end, and sends clients elsewhere.
 
-Then the service says that it is not ready and closes each connection with the next answer, but
-answers everything.
+While it drains, the service reports not ready and closes each connection with its next answer, but
+still answers everything.
 """
 
 from __future__ import annotations

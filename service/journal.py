@@ -1,12 +1,12 @@
-"""What has happened, told a little later and many at a time to those who write it down.
+"""Collects what has happened, and hands it in batches, a little later, to those who write it down.
 
-    journal.add(reader, entry)           # in passing: next to nothing
+    journal.add(reader, entry)           # costs next to nothing
     journal.flush()                      # now: reader([entry, ...])
 
 Between two runs of a model its weights have pushed all else out of the caches, and whatever a
-request does there takes more than twice as long as in a loop of its own. So what need not be done
-for the answer (its line in the log, its counts) is done for ``DELAY`` seconds' requests together,
-by a thread. At worst, a process that is killed loses what happened since.
+request does there takes more than twice as long as in a tight loop. So what is not needed for the
+answer (its log line, its counts) is done by a thread, for ``DELAY`` seconds' requests together. At
+worst, a process that is killed loses the entries since the last batch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """API keys: where ``API_KEYS`` is set, every route but those marked ``@public`` asks for one.
 
-A key comes as ``Authorization: Bearer <key>`` or as ``X-API-Key: <key>``. It is asked for before
-anything else is looked at, so that a stranger does not even learn which routes there are, and
-before a large body is read (``service.heads``).
+A key comes as ``Authorization: Bearer <key>`` or as ``X-API-Key: <key>``. It is checked before
+anything else, so that a client without one does not even learn which routes exist, and before a
+large body is read (``service.heads``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Logs as JSON lines on stdout: one line a request, and whatever the service or its server says.
+"""Logs as JSON lines on stdout: one line per request, and messages of the service and its server.
 
-A request's line holds its id, method, path, status, bytes in and out and milliseconds; the id of
-the caller's trace, the route and the variant, where there are such. What is logged while a request
-is answered bears its id. Never headers, query values, addresses or pictures.
+A request's line holds its id, method, path, status, bytes in and out and milliseconds, and, if
+there are any, the id of the caller's trace, the route and the variant. What is logged while a
+request is answered bears its id. Headers, query values, addresses and pictures are never logged.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Requests and responses, as Flask handles them here.
 
 Between two runs of a model its weights have pushed the interpreter's code out of the caches, so
-that what a request's Python costs is how much of it there is, about 2.5 times as much as in a
-tight loop. The shortcuts below, in ``service.app`` and in ``service.journal`` are those that
-measured as worth it.
+that a request's Python costs about 2.5 times as much as in a tight loop, in proportion to the
+amount of code. The shortcuts below, in ``service.app`` and in ``service.journal`` are those that
+measurement showed to be worth it.
 """
 
 from __future__ import annotations

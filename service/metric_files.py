@@ -1,14 +1,14 @@
-"""What the metrics of several worker processes need in common: a folder in memory, and slots.
+"""What the metrics of several worker processes share: a folder in memory, and slots.
 
 Each worker counts in files of its own that all may read, and whichever worker is asked adds them
-up. The folder lies in /dev/shm, where there is one: nothing is written to a disk. The parent
-makes it before its workers start, and removes it when they have ended; where the operator has set
-PROMETHEUS_MULTIPROC_DIR, as under another pre-forking server, that folder is used and kept.
+up. The folder is in /dev/shm, if there is one, so that nothing is written to disk. The parent makes
+it before its workers start, and removes it when they have ended; if PROMETHEUS_MULTIPROC_DIR is
+set, as under another pre-forking server, that folder is used and kept.
 
-A worker's files bear the number of its slot, not of its process: who replaces a dead worker takes
-over its slot, and counts on from where it stopped. So nothing is lost, and nothing piles up. A
-slot is held by a lock that the kernel releases when its process ends, however it ends; so is the
-folder, and one that nobody holds any more, as its server was killed, goes when the next one starts.
+A worker's files bear the number of its slot, not of its process: the replacement of a dead worker
+takes over its slot, and continues its counts. So nothing is lost, and no files pile up. A slot is
+held by a lock that the kernel releases when its process ends, however it ends; so is the folder,
+and one left by a killed server is removed when the next server starts.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What each view takes and answers, declared where the view is, once for two readers.
+"""What each view takes and answers, declared once, beside the view, for both code and document.
 
 The decorator ``operation`` reads the query by its declaration, or refuses it, and hands the view
-the values; it refuses a body in an encoding that is not declared. ``service.docs.document``
-makes the document of the same declaration. A path's parameters, headers, bodies and answers are
-declared from the constants and types that the code reads and writes them by. Nothing here costs a
-request more than two calls.
+the values; it refuses a body in an encoding that is not declared. ``service.docs.document`` makes
+the document from the same declaration. A path's parameters, headers, bodies and answers are
+declared with the constants and types that the code itself uses. Nothing here costs a request more
+than two calls.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Strangers' bytes in, pixels the nets know out: uint8 [32, 32, 3] RGB.
+"""Untrusted bytes in, pixels for the nets out: uint8 [32, 32, 3] RGB.
 
-PNG, JPEG, WebP, GIF and BMP are told by their content, never by a name or a header of the
+PNG, JPEG, WebP, GIF and BMP are recognized by their content, never by a name or a header of the
 request; of an animation, the first frame counts. The pixel ceiling is checked on the picture's
 header, before anything is decoded. Then: EXIF orientation is applied; palettes, grey, CMYK and
 16 bits become 8-bit RGB (colour profiles are not applied); transparency is laid over white; and
 the whole picture, nothing cropped, is stretched to 32x32 by Pillow's bilinear filter, whose
 support grows with the reduction, so that it neither aliases nor rings. A picture that is 32x32
-already comes through untouched. No state: safe in any thread. What no pixel depends on is left out
-before Pillow sees it (``service.trim``), however much of it there is.
+already is passed through unchanged. No state: safe in any thread. Data that no pixel depends on is
+removed before Pillow sees it (``service.trim``), however much of it there is.
 """
 
 from __future__ import annotations

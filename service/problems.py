@@ -1,4 +1,4 @@
-"""Every error in one form: the service's, Flask's and the unexpected.
+"""Every error in one form: the service's own, Flask's and unexpected ones.
 
 A view raises ``Problem(status, detail)``. The body is RFC 9457's ``application/problem+json``:
 {"type", "title", "status", "detail"}; "type" is "about:blank", so "title" is the status code's own

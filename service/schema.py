@@ -3,7 +3,7 @@
 In: an annotation. Out: its schema; dataclasses and ``TypedDict``s go into ``components`` by their
 name and are referred to. What ``service.models.records`` reads and ``service.models.rules`` checks
 is understood: int, float, str, bool, list, tuple[T, ...], dict[str, T], T | None, Literal,
-Annotated with rules. Objects are closed: a field that is not declared is not there.
+Annotated with rules. Objects are closed: they have no undeclared fields.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""gunicorn around the workers: how many, what they share, and what becomes of signals.
+"""gunicorn around the workers: their number, what they share, and the handling of signals.
 
 The supervisor loads, checks and warms up the models once and forks the workers, which share the
-models' memory: sessions of one thread have nothing that a fork would lose. Where a session has
-threads of its own, or a GPU, each worker loads the models for itself. A worker that dies or hangs
-is replaced. SIGTERM and SIGINT drain: see ``service.worker``; the server then ends with status 0.
+models' memory: a session of one thread has nothing that a fork would lose. If sessions have threads
+of their own, or use a GPU, each worker loads the models itself. A worker that dies or hangs is
+replaced. SIGTERM, SIGINT and SIGQUIT drain: see ``service.worker``; the server then ends with
+status 0.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""A file's bytes in, the same picture with less around it out: what decides its pixels.
+"""A picture file's bytes in, the same file without what its pixels do not depend on out.
 
 Pillow reads a file's parts (PNG chunks, JPEG segments, GIF blocks) one by one, in Python, and
 inflates every text and profile: a small file can keep it busy for seconds, and fill gigabytes. So
-it gets none of what no pixel depends on; that which may say which way is up is handed out beside.
-A file with nothing to leave out comes back as it is. WebP and BMP have no parts that are read so;
-of a BMP it is the colours, which Pillow looks at one by one.
+it only gets the parts that pixels depend on; metadata that may hold the orientation is returned
+separately. A file with nothing to remove is returned as it is. WebP and BMP have no parts that are
+read so; of a BMP only the number of colours is checked, which Pillow looks at one by one.
 
-What it costs is bounded by the limits below. No state: safe in any thread. Sources: PNG
+The cost is bounded by the limits below. No state: safe in any thread. Sources: PNG
 specification (third edition), sections 5 and 11; ITU-T T.81, annex B; GIF89a specification;
 Microsoft's BITMAPINFOHEADER; what Pillow and libjpeg make of each.
 """

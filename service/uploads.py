@@ -1,8 +1,9 @@
 """The pictures of one request, as the nets take them.
 
-A request brings either a multipart form whose field ``image`` holds one file or more, or one
-picture as its raw body, whatever its Content-Type says (``service.files``). Small ones are decoded
-in the event loop, large ones in threads (``service.decoding``), within the limits of the settings.
+A request holds either a multipart form with one or more files in its field ``image``, or one
+picture as its raw body, whatever its Content-Type says (``service.files``). Small pictures are
+decoded in the event loop, large ones in threads (``service.decoding``), within the limits of the
+settings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which way is up: the orientation that a picture's metadata give, read at a small cost.
+"""Which way is up: the orientation in a picture's metadata, read at a small cost.
 
-In: an EXIF block, and XMP, as a file has them. Out: 2 to 8, or None for upright. Pillow's own
-reader goes through every entry of the block and keeps what each points at, which may be all of it
+In: an EXIF block, and XMP, as in the file. Out: 2 to 8, or None for upright. Pillow's own reader
+goes through every entry of the block and keeps what each points at, which may be the whole block
 again. Sources: EXIF 2.32, section 4.6; TIFF 6.0, section 2.
 """
 

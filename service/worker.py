@@ -1,11 +1,11 @@
 """One worker process: an event loop that reads, answers and, on a CPU, computes.
 
 gunicorn starts it, replaces it when it dies or hangs, and ends it with SIGTERM. Then it drains: for
-``drain_seconds`` it says that it is not ready, and still answers, each answer the last on its
-connection; then it takes no more connections, finishes what it has accepted, and ends.
+``drain_seconds`` it reports not ready but still answers, closing each connection with its next
+answer; then it takes no more connections, finishes what it has accepted, and ends.
 
-Where its GPU has failed (``service.gpu``) it ends by itself, for gunicorn to replace. Nothing is
-gained then by draining: new connections wait for the next worker, which computes.
+If its GPU has failed (``service.gpu``) it ends by itself, and gunicorn replaces it. It does not
+drain then: new connections wait for the next worker, which can compute.
 """
 
 from __future__ import annotations

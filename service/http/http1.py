@@ -1,16 +1,16 @@
 """HTTP/1.1 for short requests and answers, within limits of size and time.
 
-In: the bytes of a connection. Out: each request as a WSGI environment, answered in its turn
-(``service.http.waiting``), one after the other, and an answer leaves in one write. A request's head
-may take ``head_seconds`` from its first byte, or from the connection's beginning, and its headers
-``MAX_HEAD_BYTES``; its body ``body_seconds``. What takes longer is answered 408 and closed; so is,
-without a word, a connection on which for ``idle_seconds`` nothing is asked, or nothing taken of an
-answer. A slow client costs a connection, nothing else: no thread waits for it, and no more of a
-body is taken from it than is about to be read. Errors of framing are problem documents like all
-others. Whoever answers a request can ask whether its client is still there.
+In: the bytes of a connection. Out: each request as a WSGI environment, answered in order
+(``service.http.waiting``), each answer in one write. A request's head may take ``head_seconds``
+from its first byte, or from the connection's beginning, and its headers ``MAX_HEAD_BYTES``; its
+body may take ``body_seconds``. What takes longer is answered 408, and the connection closed. A
+connection is closed without an answer if for ``idle_seconds`` nothing is asked, or nothing of an
+answer is taken. A slow client costs a connection and nothing else: no thread waits for it, and no
+more of a body is taken from it than is about to be read. Framing errors are problem documents like
+all others. The code that answers a request can ask whether its client is still there.
 
-Between two runs of a model each step from code to code is a step into cold memory, so there are
-few, and no timer is set for a request. The bytes are read by ``service.http.incoming``.
+Between two runs of a model the caches are cold for all other code, so calls are kept few, and no
+timer is set for a request. The bytes are read by ``service.http.incoming``.
 """
 
 from __future__ import annotations

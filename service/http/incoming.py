@@ -1,9 +1,9 @@
-"""What comes in on a connection: its bytes in, requests out, within limits of size.
+"""Reads a connection: bytes in, requests out, within limits of size.
 
-httptools parses, and ``service.http.framing`` says what it has not looked at. The headers of a
-request may take ``MAX_HEAD_BYTES``, so may those of a trailer, and its target has a limit of its
-own, in whatever pieces they come; no more of a body is taken from the client than is about to be
-read. Headers go straight where WSGI looks for them.
+httptools parses, and ``service.http.framing`` checks what it does not. The headers of a request may
+take ``MAX_HEAD_BYTES``, those of a trailer too, and its target has a limit of its own, however they
+are split; no more of a body is taken from the client than is about to be read. Headers go straight
+into WSGI's environment.
 Sources: RFC 9112, PEP 3333.
 """
 

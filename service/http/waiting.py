@@ -3,10 +3,10 @@
     turns.begin(call)                    # in the event loop: call() runs, and may wait
     rows = wait(engine.submit(...))      # in such a call: parks it; the loop goes on meanwhile
 
-Flask's views are plain functions. Run by threads, each request costs two hand-overs of the
-interpreter's lock, and on a busy machine these cost more than the rest of Flask; run one after the
-other by the event loop they cost none. What a view waits for is an ``asyncio.Future``, a ``Call``
-of ``service.engine``, or anything that answers as they do.
+Flask's views are plain functions. Run in threads, each request costs two hand-overs of the
+interpreter's lock, and on a busy machine these cost more than the rest of Flask; run one after
+another in the event loop, they cost none. A view may wait for an ``asyncio.Future``, a ``Call`` of
+``service.engine``, or anything with the same methods.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     application = OnLoop(app, gate, bodies)
     answer = application(environ, read)  # in its turn: it may wait (service.http.waiting)
 
-``read`` gives more of the body each time it is called, if it is to be read at all
-(``service.http.bodies``); that of a request that the gate refuses is not. Source: PEP 3333.
+``read`` returns more of the body each time it is called, if the body is to be read at all
+(``service.http.bodies``); the body of a request that the gate refuses is not. Source: PEP 3333.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
                  "sha256": "...", "bytes": 1660000, "recipe": "article", "dataset": "cifar100",
                  "top1": 0.57}]}
 
-Beside them may stand ``"current": {"relu_with_bn": 1}``: of a variant, the version that answers
-where none is asked for. A variant that is not named there answers by its newest.
+It may also hold ``"current": {"relu_with_bn": 1}``: the version of a variant that answers when a
+request names none. A variant that is not listed there answers with its newest.
 
 In: the text. Out: a ``Manifest`` whose every path stays inside the repository's folder.
 """

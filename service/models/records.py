@@ -3,7 +3,7 @@
 In: a parsed JSON value and the dataclass it should be. Out: that dataclass, nested ones included.
 The annotations are the schema: int, float, str, dict[str, str], tuple[T, ...], T | None and
 dataclasses are understood. A field that the dataclass does not have is refused, not dropped; one
-that has a default there may be missing, as in a document from before it existed.
+that has a default may be missing, as in documents older than the field.
 """
 
 from __future__ import annotations

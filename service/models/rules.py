@@ -2,8 +2,8 @@
 
     top1: Annotated[float, Between(0, 1)]
 
-A rule has ``complaint(value)``, which is None or what to say after the field's name, and
-``schema``, the JSON Schema keywords that say the same. Pure values; nothing here knows HTTP.
+A rule has ``complaint(value)``, which is None or the text to follow the field's name in a message,
+and ``schema``, the JSON Schema keywords that say the same. Pure values; nothing here knows HTTP.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The study beside the models: ``comparison.json`` in, what the page's table and charts show out.
 
-The file is the trainer's (``python -m training compare``). It may be missing, and it may say more
-than is read here; where it says less, or something else, ``StudyError`` tells what is wrong.
+The trainer writes the file (``python -m training compare``). It may be missing, and may hold more
+than is read here; if it holds less, or something else, ``StudyError`` says what is wrong.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 
 A request's body is a JSON object and, with the binary tensor extension, a tensor's bytes behind
 it; ``header_length`` is then the length of the JSON (``Inference-Header-Content-Length``). Pixels
-that come as bytes are not copied. Parameters that say nothing to this service are ignored, as the
-protocol has it; those that would change where a tensor lies (shared memory) are refused.
+that come as bytes are not copied. Unknown parameters are ignored, as the protocol says; those
+that would move a tensor elsewhere (shared memory) are refused.
 
 Sources: github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; and
 github.com/triton-inference-server/server, docs/protocol/extension_{binary_data,classification}.md.

@@ -1,8 +1,8 @@
 """The page's own files: styles, scripts, the icon and the example pictures.
 
-In: a name below ``service/static``. Out: its bytes, packed where that helps, and an address that
-holds the content's hash, so that a browser keeps the file for good and a new one is a new address.
-Everything is read once, when it is first asked for.
+In: a name below ``service/static``. Out: its bytes, compressed where that helps, and an address
+with the content's hash, so that a browser may keep the file for ever: a new file has a new address.
+Everything is read once, when it is first requested.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where everything stands in the page's charts: numbers in, percents of the plot's sides out.
+"""Positions in the page's charts: numbers in, percentages of the plot's sides out.
 
 ``curves`` draws accuracy and loss over the passes of training, ``shifts`` the quantiles of what the
 freeze moved. Templates turn both into SVG whose text keeps its size whatever the width, so that a

@@ -1,10 +1,10 @@
-"""Pages that are the same as long as the process lives: made once, and seen from any address.
+"""Pages that stay the same while the process lives: made once, for any address.
 
-In: a page's name, and how to make its text. Out: the page, as it is sent. One of a hundred
-kilobytes takes tens of milliseconds to write, and its first time, with the models' answers in it,
-ten times that: the event loop has no time for it. Nor is it written again for each host that
-requests name, as strangers may name any: a page repeats the address that it was asked for at in its
-commands, and there that is put in place of ``ROOT``. This, and packing it, takes 2 or 3 ms.
+In: a page's name, and how to make its text. Out: the page, as it is sent. A page of a hundred
+kilobytes takes tens of milliseconds to render, and ten times that the first time, with the models'
+answers in it: the event loop has no time for this. A page's commands contain the address that it
+was requested at; since clients may name any host, the page is not rendered again for each: the
+address replaces ``ROOT``. This, and compressing the page, takes 2 or 3 ms.
 """
 
 from __future__ import annotations

@@ -5,12 +5,11 @@
     POST /answers[?version=<v>]                     the answers to an uploaded picture
     GET  /models/<variant>/<version>/model.onnx     the file that is being served
 
-Which nets answer is a choice of ``version``, as for ``/compare``, and stands in every address;
-where none does, the current of each variant answer. Everything is HTML made here; the page's script
-asks for the same answers, puts them in place, and the version that is chosen into the address.
-Pictures are read, decoded and computed as for ``/predict``, and its problems are told in words.
-Where keys are set, all of it asks for one, as every route does: the page's answer is then a field
-for the key (see ``service.keys``).
+``version`` chooses which nets answer, as for ``/compare``, and is part of every address; without
+it, each variant's current version answers. Everything is HTML made here; the page's script requests
+the same answers, inserts them, and puts the chosen version into the address. Pictures are read,
+decoded and computed as for ``/predict``, and problems are shown as a page. If keys are set, these
+routes require one like all others: the page is then a field for the key (see ``service.keys``).
 """
 
 from __future__ import annotations
