@@ -42,13 +42,13 @@ _ABOUT = """\
 Classifies pictures by the nets of a batch-normalization study. Every answer says which variant \
 answered, in which version and where it ran.
 
-Errors are problem documents (RFC 9457); under `/v2` they are as the Open Inference Protocol has \
-them. Every answer bears `X-Request-ID`: the caller's own, if it is valid, else one that was made. \
-A valid `traceparent` comes back too. Every `GET` is also there as `HEAD`.
+Errors are problem documents (RFC 9457); under `/v2` they have the form of the Open Inference \
+Protocol. Every answer bears `X-Request-ID`: the caller's own if it is valid, otherwise a new one. A \
+valid `traceparent` comes back too. Every `GET` route also answers `HEAD`.
 
-Every route answers 405 to a method that it does not have. What is no whole request of HTTP/1.1 \
-gets 400, 408 (too slow), 414 or 431 (target or head too large), 501 (a further transfer coding \
-beside chunked) or 505 (another version), and its connection is closed."""
+Every route answers 405 to a method that it does not have. A request that is not whole and valid \
+HTTP/1.1 gets 400, 408 (too slow), 414 or 431 (target or headers too large), 501 (a transfer coding \
+in addition to chunked) or 505 (another version), and its connection is closed."""
 
 _CHAPTERS = {
     Tag.PICTURES: "Pictures in, classes out.",
