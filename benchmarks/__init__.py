@@ -1,1 +1,1 @@
-"""What the figures of docs/benchmarks.md come from."""
+"""Measures the figures of docs/benchmarks.md."""

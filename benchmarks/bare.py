@@ -1,10 +1,10 @@
-"""The least that a Python service can do: parse HTTP, decode, run the net, write JSON. No product.
+"""The least that a Python service must do: parse HTTP, decode, run the net, write JSON.
 
-A worker for every CPU as the service has them, forked after the model is loaded: uvloop,
-httptools, balanced connections, greedy batches that the loop runs. No Flask, no routes, limits,
-queue, logs, metrics or headers, and no care for a client that does anything unusual. What is left
-between it and the ceiling no Python service can save on this machine; between it and the service is
-the service.
+A worker for every CPU as the service has them, forked after the model is loaded: uvloop, httptools,
+balanced connections, greedy batches that the loop runs. No Flask, no routes, limits, queue, logs,
+metrics or headers, and no handling of unusual clients. The distance from it to the ceiling is what
+any Python service costs on this machine; the distance from it to the service is what the service's
+own features cost.
 """
 
 import asyncio

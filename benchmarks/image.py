@@ -2,8 +2,8 @@
 
 python -m benchmarks.image batchnorm-service localhost/batchnorm-base:bookworm
 
-In: the names of two images in buildah's (or podman's) storage, the second one the first one's
-base. Out: one JSON object, in 10^6 bytes. Layers are compressed with gzip, as a push does.
+In: the names of two images in buildah's (or podman's) storage, an image and its base. Out: one JSON
+object, in 10^6 bytes. Layers are compressed with gzip, as a push does.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ python -m benchmarks.load 127.0.0.1:8000 --body cat.png --connections 8 --second
 python -m benchmarks.load 127.0.0.1:8000 --body cat.png --connections 200 --rate 2000 --seconds 60
 
 In: one request that is sent again and again. Without ``--rate`` every connection sends its next
-request when the last one is answered (closed loop). With it, requests start on a fixed timetable
-whatever the answers do (open loop), and a latency counts from the moment the request was due.
+request when the last one is answered (closed loop). With it, requests start on a fixed timetable,
+independent of the answers (open loop), and latency counts from the moment the request was due.
 Out: one JSON object with counts and latencies in milliseconds by status. ``ok`` counts answers
 with status 200; one whose body does not contain ``--expect``, where given, counts as status 0, as
 does a connection that breaks. The first ``--warm-up`` seconds do not count.

@@ -1,7 +1,7 @@
-"""The service as most would write it: Flask, one model, no more than it takes.
+"""The service as most would write it: Flask, one model, and nothing more.
 
-Run by gunicorn gthread with a worker of 4 threads for every CPU. Its session has one thread, which
-with as many workers as CPUs is about twice as fast as ONNX Runtime's default.
+Run by gunicorn gthread with one worker of 4 threads per CPU. Its session has one thread: with as
+many workers as CPUs that is about twice as fast as ONNX Runtime's default.
 """
 
 import os

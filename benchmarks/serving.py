@@ -3,15 +3,15 @@
 python -m benchmarks.serving                     about four minutes; prints a Markdown table
 
 In: a model repository. Out: a table with the median of the rounds for each case, and whether the
-project's bars are met. All runs are bounded and on loopback, with the load generator on the same
-CPUs. Within a round every case follows the others, so that what else the machine does hits all of
-them; shares of the ceiling are taken within a round.
+project's goals are met. All runs are of limited time and on loopback, with the load generator on
+the same CPUs. Within a round the cases follow one another, so that other work on the machine
+affects all of them; shares of the ceiling are taken within a round.
 
 Ceiling: the same PNG decoded and run through ONNX Runtime in this process by one thread a CPU,
 without HTTP; for tensors of 32 pictures, ONNX Runtime alone on such a batch in each thread. Memory
-is that of all the service's processes together, a page that several share counted once, as a
-control group counts it. Plain: ``benchmarks/plain.py``, twenty lines of Flask under gunicorn
-gthread 2 x 4. Bare: ``benchmarks/bare.py``, the least that a Python service can do.
+is that of all the service's processes together, shared pages counted once, as a control group
+counts them. Plain: ``benchmarks/plain.py``, twenty lines of Flask under gunicorn
+gthread 2 x 4. Bare: ``benchmarks/bare.py``, the least that a Python service must do.
 """
 
 from __future__ import annotations

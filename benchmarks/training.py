@@ -3,11 +3,11 @@
     python -m benchmarks.training
 
 Four ways to train ``relu_with_bn`` in batches of 80, three of them by the article's recipe, each in
-a process of its own, in turns, so that a busy moment of the machine hits all of them:
+its own process, in turns, so that a busy moment of the machine affects all of them:
 
     a  this project's loop: uint8 pictures on the device, augmentation and the loop compiled
     b  the same step fed with ready-made float batches, no augmentation
-    m  the same net by the recipe ``modern``: Muon, bfloat16 where there is, weights averaged
+    m  the same net by the recipe ``modern``: Muon, bfloat16 if there is, averaged weights
     c  the article's pipeline: ``ImageDataGenerator(...).flow`` into ``fit``, library defaults
 
 The first step of each, which compiles, is not timed, nor is anything while another still compiles.

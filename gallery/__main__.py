@@ -2,7 +2,7 @@
 
 Beside the pictures stands index.json: [{"name", "title", "kind", "file"}], in the order of the
 page. Photograph-like scenes are drawn here; pictures of the synthetic data set come from the
-trainer, which draws them for its own tests, and are none of those that a net was trained on.
+trainer's generator, and no net was trained on them.
 """
 
 from __future__ import annotations
