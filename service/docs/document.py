@@ -43,12 +43,12 @@ Classifies pictures by the nets of a batch-normalization study. Every answer say
 answered, in which version and where it ran.
 
 Errors are problem documents (RFC 9457); under `/v2` they have the form of the Open Inference \
-Protocol. Every answer bears `X-Request-ID`: the caller's own if it is valid, otherwise a new one. A \
-valid `traceparent` comes back too. Every `GET` route also answers `HEAD`.
+Protocol. Every answer bears `X-Request-ID`: the caller's own if it is valid, otherwise a new one. \
+A valid `traceparent` comes back too. Every `GET` route also answers `HEAD`.
 
 Every route answers 405 to a method that it does not have. A request that is not whole and valid \
-HTTP/1.1 gets 400, 408 (too slow), 414 or 431 (target or headers too large), 501 (a transfer coding \
-in addition to chunked) or 505 (another version), and its connection is closed."""
+HTTP/1.1 gets 400, 408 (too slow), 414 or 431 (target or headers too large), 501 (a transfer \
+coding in addition to chunked) or 505 (another version), and its connection is closed."""
 
 _CHAPTERS = {
     Tag.PICTURES: "Pictures in, classes out.",

@@ -92,14 +92,18 @@ def test_as_many_runs_go_on_at_a_time_as_there_are_cpus(tmp_path: Path, cpus: in
     root = fake_cgroup(tmp_path, 2, cpus)
     with started(folder, command=command(root), DEADLINE_SECONDS="60") as server:
         settled_workers(server)
-        runs, busy = runs_at_a_time(server)
-    print(f"{cpus} CPUs: {runs:.2f} runs at a time, {busy:.2f} CPUs busy")
-    assert cpus - 0.4 < runs < cpus + 0.1
+        runs, busy, share = runs_at_a_time(server)
+    print(f"{cpus} CPUs: {runs:.2f} runs at a time, {busy:.2f} CPUs busy, a run is {share:.3f}")
+    # A run counts whole at its end: those under way at either end of the window blur the figure.
+    blur = 2 * cpus * share
+    assert cpus - 0.4 - blur < runs < cpus + 0.1 + blur
     assert busy < cpus + 0.25
 
 
-def runs_at_a_time(server: Running) -> tuple[float, float]:
-    """And the CPUs' worth of time that the server takes while 16 clients want all that it has."""
+def runs_at_a_time(server: Running) -> tuple[float, float, float]:
+    """And the CPUs' worth of time that the server takes while 16 clients want all that it has, and
+    what part of the time measured an average run takes.
+    """
     end = threading.Event()
 
     def ask() -> None:
@@ -110,8 +114,9 @@ def runs_at_a_time(server: Running) -> tuple[float, float]:
 
     def measure() -> np.ndarray:
         text = requests.get(f"{server.url}/metrics", timeout=DEADLINE).text
-        runs = total(samples(text), "batchnorm_run_seconds_sum")
-        return np.array([time.monotonic(), runs, cpu_seconds(server)])
+        counted = samples(text)
+        runs = [total(counted, f"batchnorm_run_seconds_{each}") for each in ("sum", "count")]
+        return np.array([time.monotonic(), *runs, cpu_seconds(server)])
 
     askers = [threading.Thread(target=ask) for _ in range(16)]
     for each in askers:
@@ -119,8 +124,8 @@ def runs_at_a_time(server: Running) -> tuple[float, float]:
     time.sleep(0.5)
     before = measure()
     time.sleep(3)
-    seconds, runs, busy = measure() - before
+    seconds, runs, count, busy = measure() - before
     end.set()
     for each in askers:
         each.join()
-    return runs / seconds, busy / seconds
+    return runs / seconds, busy / seconds, runs / count / seconds
