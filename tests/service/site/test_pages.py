@@ -255,7 +255,7 @@ def test_the_page_is_made_once_of_what_was_there_with_the_models(
     shutil.copy(SHIPPED / "comparison.json", folder)
     client = create_app(replace(settings, models_dir=folder)).test_client()
     pages = {path: client.get(path) for path in ("/", "/docs")}
-    assert "top-5 is of what ships" in pages["/"].text
+    assert "top-5 is of the frozen net" in pages["/"].text
     (folder / "comparison.json").write_text("{")
 
     def refuse(*_: Any, **__: Any) -> None:
